@@ -1,0 +1,198 @@
+//! The eBPF object: embedded in the binary, loaded with the sizes and constants of this data plane.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::programs::links::FdLink;
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use lb_common::flow::BUCKET_ENTRIES;
+use lb_common::maps;
+use sha2::{Digest as _, Sha256};
+
+use super::error::{KernelError, chain, is_denied};
+use super::pins::{Meta, Pins, pin_error};
+
+pub(super) const BALANCE: &str = "balance";
+pub(super) const ROUTE: &str = "route";
+pub(super) const CLOCK: &str = "clock";
+const PROGRAMS: [&str; 3] = [BALANCE, ROUTE, CLOCK];
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
+
+/// How large the maps are made. They cannot grow afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    pub flow_entries: u32,
+    /// Memberships of backends in services that the configuration has now.
+    pub backends_needed: u32,
+    /// Room for them, with what later reloads may add.
+    pub backend_capacity: u32,
+}
+
+impl Sizes {
+    /// Room for four times as many backends as there are, so that reloads seldom meet the end of it.
+    pub fn new(flow_entries: u32, backends: usize) -> Self {
+        let needed = u32::try_from(backends).unwrap_or(u32::MAX).saturating_add(1);
+        let capacity = needed.saturating_mul(4).clamp(1024, u32::from(lb_common::limits::MAX_BACKEND_ID) + 1);
+        Self { flow_entries, backends_needed: needed, backend_capacity: capacity.next_power_of_two() }
+    }
+}
+
+/// Of the object in this binary: two agents with the same one need not replace each other's programs.
+pub(super) fn digest() -> [u8; 32] {
+    Sha256::digest(OBJECT).into()
+}
+
+/// Loads programs and maps and pins them all.
+pub(super) fn load_afresh(pins: &Pins, sizes: Sizes) -> Result<(), KernelError> {
+    let meta = Meta::new(sizes, digest(), measure_jiffies_per_second()?)?;
+    let mut object = load(&meta, None)?;
+    pins.create(meta, |directory| {
+        for name in maps::ALL {
+            let map = object.map_mut(name).ok_or_else(|| missing(name))?;
+            map.pin(directory.join("maps").join(name)).map_err(pin_error)?;
+        }
+        pin_programs(&mut object, &directory.join("programs"))
+    })
+}
+
+/// Loads the programs of this binary onto the pinned maps and puts them in the place of the old ones: on each interface in
+/// one step, so that no packet is without a program.
+pub(super) fn replace(pins: &Pins, meta: &Meta) -> Result<(), KernelError> {
+    let mut object = load(meta, Some(pins))?;
+    let balance = program(&mut object, BALANCE)?;
+    for ifindex in pins.links()? {
+        let Some(link) = pins.link(ifindex)? else { continue };
+        let link = XdpLink::try_from(FdLink::from(link)).map_err(|error| KernelError::Io {
+            what: "open the pinned attachment".into(),
+            source: std::io::Error::other(error),
+        })?;
+        let id = balance.attach_to_link(link).map_err(KernelError::program("replacing the program"))?;
+        // Given back, so that it is not detached when the program's handle goes; the pin holds the attachment.
+        drop(balance.take_link(id).map_err(KernelError::program("replacing the program"))?);
+    }
+    for name in PROGRAMS {
+        let path = pins.program_path(name);
+        std::fs::remove_file(&path).map_err(KernelError::io(format!("remove {}", path.display())))?;
+    }
+    let directory = pins.program_path(BALANCE);
+    pin_programs(&mut object, directory.parent().unwrap_or(Path::new("/")))?;
+    let mut meta = *meta;
+    meta.digest = digest();
+    pins.write_meta(meta)
+}
+
+/// Maps of the sizes and programs with the constants that `meta` says; on maps that are pinned, or on fresh ones.
+pub(super) fn load(meta: &Meta, onto: Option<&Pins>) -> Result<Ebpf, KernelError> {
+    let key = meta.hash_key();
+    let buckets = meta.flow_entries / BUCKET_ENTRIES as u32;
+    let mask = buckets - 1;
+    let mut loader = EbpfLoader::new();
+    loader
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .override_global(maps::HASH_KEY, key.as_slice(), true)
+        .override_global(maps::BUCKET_MASK, &mask, true)
+        .override_global(maps::TIME_SHIFT, &meta.time_shift, true)
+        .map_max_entries(maps::FLOWS, buckets);
+    for name in [maps::BACKENDS, maps::BACKEND_COUNTERS, maps::ENDPOINTS_V4, maps::ENDPOINTS_V6] {
+        loader.map_max_entries(name, meta.backend_capacity);
+    }
+    if let Some(pins) = onto {
+        for name in maps::ALL {
+            loader.map_pin_path(name, pins.map_path(name));
+        }
+    }
+    let mut object = loader.load(OBJECT).map_err(load_error)?;
+    for name in PROGRAMS {
+        program(&mut object, name)?.load().map_err(|error| rejected(name, error))?;
+    }
+    Ok(object)
+}
+
+fn program<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, KernelError> {
+    let program = object.program_mut(name).ok_or_else(|| missing(name))?;
+    program.try_into().map_err(KernelError::program(name))
+}
+
+fn pin_programs(object: &mut Ebpf, directory: &Path) -> Result<(), KernelError> {
+    for name in PROGRAMS {
+        program(object, name)?.pin(directory.join(name)).map_err(pin_error)?;
+    }
+    Ok(())
+}
+
+pub(super) fn missing(name: &'static str) -> KernelError {
+    KernelError::Io { what: format!("the object has no {name}"), source: std::io::ErrorKind::NotFound.into() }
+}
+
+pub(super) fn load_error(error: EbpfError) -> KernelError {
+    if let EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. }) = &error
+        && is_denied(io_error)
+    {
+        return KernelError::NotPermitted("create BPF maps".into());
+    }
+    KernelError::Io { what: "loading the eBPF object".into(), source: std::io::Error::other(chain(&error)) }
+}
+
+pub(super) fn rejected(name: &'static str, error: ProgramError) -> KernelError {
+    match error {
+        // The verifier, too, says EACCES to what it does not like; but it says why.
+        ProgramError::LoadError { io_error, verifier_log }
+            if is_denied(&io_error) && verifier_log.to_string().is_empty() =>
+        {
+            KernelError::NotPermitted("load BPF programs".into())
+        }
+        ProgramError::LoadError { io_error, verifier_log } => {
+            KernelError::Rejected { name, reason: io_error.to_string(), log: verifier_log.to_string() }
+        }
+        error => KernelError::program(name)(error),
+    }
+}
+
+/// The kernel does not say what its HZ is; a program that returns jiffies does, run twice.
+fn measure_jiffies_per_second() -> Result<u32, KernelError> {
+    const COMMON: [u32; 4] = [100, 250, 300, 1000];
+    let sizes = Sizes::new(lb_common::limits::MIN_FLOW_ENTRIES, 0);
+    // One jiffy a second: no shift, so the program returns jiffies themselves (12 bits of them).
+    let mut object = load(&Meta::new(sizes, digest(), 1)?, None)?;
+    let clock = program(&mut object, CLOCK)?;
+    let (start, first) = (Instant::now(), run_clock(clock)?);
+    thread::sleep(Duration::from_millis(200));
+    let (elapsed, last) = (start.elapsed(), run_clock(clock)?);
+    let rate = f64::from(lb_common::flow::age(last, first)) / elapsed.as_secs_f64();
+    Ok(nearest(&COMMON, rate))
+}
+
+fn nearest(candidates: &[u32], rate: f64) -> u32 {
+    let distance = |candidate: u32| (f64::from(candidate) / rate.max(1.0)).ln().abs();
+    candidates.iter().copied().min_by(|a, b| distance(*a).total_cmp(&distance(*b))).unwrap_or(250)
+}
+
+/// The kernel wants at least an Ethernet header of input.
+pub(super) fn run_clock(clock: &Xdp) -> Result<u32, KernelError> {
+    let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
+    let result = clock.test_run(options).map_err(KernelError::program("running the clock"))?;
+    Ok(result.return_value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hertz_are_told_apart() {
+        for (measured, is) in [(95.0, 100), (245.0, 250), (260.0, 250), (295.0, 300), (990.0, 1000), (0.0, 100)] {
+            assert_eq!(nearest(&[100, 250, 300, 1000], measured), is, "{measured}");
+        }
+    }
+
+    #[test]
+    fn there_is_room_to_grow() {
+        assert_eq!(Sizes::new(1024, 3).backend_capacity, 1024);
+        assert_eq!(Sizes::new(1024, 1000).backend_capacity, 4096);
+        assert_eq!(Sizes::new(1024, 32_767).backend_capacity, 32_768);
+    }
+}

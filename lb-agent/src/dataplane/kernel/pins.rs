@@ -1,0 +1,339 @@
+//! The directory on the BPF file system: who may use it, what is in it, how it goes away.
+//!
+//! ```text
+//! PIN_DIR/v1/maps/SERVICES_V4 ...   the maps, and META, which only the agent reads
+//!           /programs/balance ...
+//!           /links/IFINDEX          the attachments
+//! ```
+//!
+//! A fresh data plane is pinned under another name first and renamed when it is complete, so what is found under `v1` is
+//! whole.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, Map, MapData};
+use aya::programs::Xdp;
+use aya::programs::links::PinnedLink;
+use aya_obj::programs::XdpAttachType;
+use lb_common::hash::KEY_WORDS;
+use lb_common::maps::LAYOUT;
+use nix::fcntl::{Flock, FlockArg};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::error::KernelError;
+use super::object::Sizes;
+use crate::os::host::on_bpffs;
+
+const META: &str = "META";
+
+/// A locked pin directory. The lock ends with the process, however it ends.
+#[derive(Debug)]
+pub(super) struct Pins {
+    root: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Pins {
+    pub(super) fn lock(root: &Path) -> Result<Self, KernelError> {
+        if !on_bpffs(root).map_err(KernelError::io(format!("look at {}", root.display())))? {
+            return Err(KernelError::NotBpffs(root.to_owned()));
+        }
+        make_directory(root)?;
+        let directory = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY)
+            .open(root)
+            .map_err(KernelError::io(format!("open {}", root.display())))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { root: root.to_owned(), _lock: lock }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(KernelError::Locked(root.to_owned())),
+            Err((_, error)) => Err(KernelError::io(format!("lock {}", root.display()))(error.into())),
+        }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn current(&self) -> PathBuf {
+        self.root.join(format!("v{LAYOUT}"))
+    }
+
+    fn unfinished(&self) -> PathBuf {
+        self.root.join("unfinished")
+    }
+
+    pub(super) fn map_path(&self, name: &str) -> PathBuf {
+        self.current().join("maps").join(name)
+    }
+
+    pub(super) fn program_path(&self, name: &str) -> PathBuf {
+        self.current().join("programs").join(name)
+    }
+
+    pub(super) fn link_path(&self, ifindex: u32) -> PathBuf {
+        self.current().join("links").join(ifindex.to_string())
+    }
+
+    pub(super) fn map_data(&self, name: &'static str) -> Result<MapData, KernelError> {
+        MapData::from_pin(self.map_path(name)).map_err(KernelError::map(name))
+    }
+
+    pub(super) fn map(&self, name: &'static str) -> Result<Map, KernelError> {
+        Map::from_map_data(self.map_data(name)?).map_err(KernelError::map(name))
+    }
+
+    pub(super) fn program(&self, name: &'static str) -> Result<Xdp, KernelError> {
+        Xdp::from_pin(self.program_path(name), XdpAttachType::Interface).map_err(KernelError::program(name))
+    }
+
+    pub(super) fn link(&self, ifindex: u32) -> Result<Option<PinnedLink>, KernelError> {
+        let path = self.link_path(ifindex);
+        if !path.exists() {
+            return Ok(None);
+        }
+        PinnedLink::from_pin(&path).map(Some).map_err(|error| KernelError::Io {
+            what: format!("open {}", path.display()),
+            source: io::Error::other(error),
+        })
+    }
+
+    /// Interface numbers that have a pinned attachment.
+    pub(super) fn links(&self) -> Result<Vec<u32>, KernelError> {
+        let directory = self.current().join("links");
+        let entries = fs::read_dir(&directory).map_err(KernelError::io(format!("read {}", directory.display())))?;
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    }
+
+    /// None: no data plane of this layout is here.
+    pub(super) fn read_meta(&self) -> Result<Option<Meta>, KernelError> {
+        if !self.current().exists() {
+            return Ok(None);
+        }
+        let map = MapData::from_pin(self.map_path(META)).map_err(|_| KernelError::Incomplete(self.root.clone()))?;
+        let array = Array::<_, [u8; META_BYTES]>::try_from(Map::Array(map)).map_err(KernelError::map(META))?;
+        let bytes = array.get(&0, 0).map_err(KernelError::map(META))?;
+        Ok(Some(zerocopy::transmute!(bytes)))
+    }
+
+    pub(super) fn write_meta(&self, meta: Meta) -> Result<(), KernelError> {
+        let map = self.map_data(META)?;
+        set_meta(&mut Array::try_from(Map::Array(map)).map_err(KernelError::map(META))?, meta)
+    }
+
+    /// Lets `fill` pin a data plane in a new directory, then puts that in place in one step.
+    pub(super) fn create(
+        &self,
+        meta: Meta,
+        fill: impl FnOnce(&Path) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        let unfinished = self.unfinished();
+        if unfinished.exists() {
+            remove_tree(&unfinished)?;
+        }
+        for directory in ["", "maps", "programs", "links"] {
+            make_directory(&unfinished.join(directory))?;
+        }
+        let mut map = Array::<_, [u8; META_BYTES]>::create(1, 0).map_err(KernelError::map(META))?;
+        set_meta(&mut map, meta)?;
+        map.pin(unfinished.join("maps").join(META)).map_err(pin_error)?;
+        fill(&unfinished)?;
+        fs::rename(&unfinished, self.current()).map_err(KernelError::io("put the data plane in place"))
+    }
+}
+
+fn set_meta(map: &mut Array<MapData, [u8; META_BYTES]>, meta: Meta) -> Result<(), KernelError> {
+    let bytes: [u8; META_BYTES] = zerocopy::transmute!(meta);
+    map.set(0, bytes, 0).map_err(KernelError::map(META))
+}
+
+pub(super) fn pin_error(error: aya::pin::PinError) -> KernelError {
+    KernelError::Io { what: "pinning".into(), source: io::Error::other(super::error::chain(&error)) }
+}
+
+fn make_directory(path: &Path) -> Result<(), KernelError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(KernelError::io(format!("make the directory {}", path.display())))
+}
+
+const META_BYTES: usize = size_of::<Meta>();
+
+/// What the agent must know of a data plane that it did not load itself.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub(super) struct Meta {
+    /// Everything secret is derived from this.
+    seed: [u8; 32],
+    /// Of the object that the programs came from.
+    pub(super) digest: [u8; 32],
+    /// Inode of the network namespace.
+    namespace: u64,
+    pub(super) flow_entries: u32,
+    pub(super) backend_capacity: u32,
+    /// Jiffies a second.
+    pub(super) jiffies_per_second: u32,
+    /// Jiffies are shifted by this to give the flow entries' unit of time.
+    pub(super) time_shift: u32,
+}
+
+impl Meta {
+    pub(super) fn new(sizes: Sizes, digest: [u8; 32], jiffies_per_second: u32) -> Result<Self, KernelError> {
+        let mut seed = [0; 32];
+        let mut random = File::open("/dev/urandom").map_err(KernelError::io("open /dev/urandom"))?;
+        io::Read::read_exact(&mut random, &mut seed).map_err(KernelError::io("read /dev/urandom"))?;
+        Self::of_seed(seed, sizes, digest, jiffies_per_second)
+    }
+
+    pub(super) fn of_seed(
+        seed: [u8; 32],
+        sizes: Sizes,
+        digest: [u8; 32],
+        jiffies_per_second: u32,
+    ) -> Result<Self, KernelError> {
+        Ok(Self {
+            seed,
+            digest,
+            namespace: network_namespace()?,
+            flow_entries: sizes.flow_entries,
+            backend_capacity: sizes.backend_capacity,
+            jiffies_per_second,
+            time_shift: time_shift(jiffies_per_second),
+        })
+    }
+
+    pub(super) fn check(&self, pins: &Pins, sizes: Sizes) -> Result<(), KernelError> {
+        let path = || pins.root().to_owned();
+        if self.namespace != network_namespace()? {
+            return Err(KernelError::OtherNamespace(path()));
+        }
+        if self.flow_entries != sizes.flow_entries {
+            return Err(KernelError::FlowTableSize { path: path(), is: self.flow_entries, asked: sizes.flow_entries });
+        }
+        if self.backend_capacity < sizes.backends_needed {
+            let (is, asked) = (self.backend_capacity, sizes.backends_needed);
+            return Err(KernelError::BackendCapacity { path: path(), is, asked });
+        }
+        Ok(())
+    }
+
+    pub(super) fn hash_key(&self) -> [u32; KEY_WORDS] {
+        let mut words = [0; KEY_WORDS];
+        for (part, words) in words.chunks_mut(8).enumerate() {
+            let digest = self.derive(&format!("flow hash {part}"));
+            for (word, bytes) in words.iter_mut().zip(digest.chunks_exact(4)) {
+                *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            }
+        }
+        words
+    }
+
+    pub(super) fn slot_seed(&self) -> [u8; 16] {
+        let digest = self.derive("slot tables");
+        std::array::from_fn(|index| digest[index])
+    }
+
+    fn derive(&self, purpose: &str) -> [u8; 32] {
+        Sha256::new().chain_update(self.seed).chain_update(purpose).finalize().into()
+    }
+
+    /// Seconds in one unit of flow entries' time.
+    pub(super) fn time_unit_seconds(&self) -> f64 {
+        f64::from(1_u32 << self.time_shift) / f64::from(self.jiffies_per_second)
+    }
+}
+
+/// The shift that brings jiffies closest to seconds.
+fn time_shift(jiffies_per_second: u32) -> u32 {
+    (0..16).min_by_key(|shift| (1_u32 << shift).abs_diff(jiffies_per_second)).unwrap_or(0)
+}
+
+fn network_namespace() -> Result<u64, KernelError> {
+    let metadata =
+        fs::metadata("/proc/thread-self/ns/net").map_err(KernelError::io("look at the network namespace"))?;
+    Ok(metadata.ino())
+}
+
+/// What [`unload`] removed.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Unloaded {
+    pub attachments: usize,
+    pub programs: usize,
+    pub maps: usize,
+}
+
+/// Detaches the programs and removes every pin below `root`, of any layout. Nothing there is no error.
+///
+/// # Errors
+/// When an agent is running with this directory, or when it cannot be removed.
+pub fn unload(root: &Path) -> Result<Unloaded, KernelError> {
+    if !root.exists() {
+        return Ok(Unloaded::default());
+    }
+    let pins = Pins::lock(root)?;
+    let mut removed = Unloaded::default();
+    let count = |directory: &str| {
+        let layouts = fs::read_dir(root).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
+        layouts.iter().filter_map(|layout| fs::read_dir(layout.path().join(directory)).ok()).flatten().count()
+    };
+    removed.attachments = count("links");
+    removed.programs = count("programs");
+    removed.maps = count("maps");
+    // The attachments first: from here on packets go to the stack, and none meets half a data plane.
+    for layout in fs::read_dir(root).map_err(KernelError::io("read the pin directory"))?.flatten() {
+        let links = layout.path().join("links");
+        if links.exists() {
+            remove_tree(&links)?;
+        }
+        remove_tree(&layout.path())?;
+    }
+    drop(pins);
+    fs::remove_dir(root).map_err(KernelError::io(format!("remove {}", root.display())))?;
+    Ok(removed)
+}
+
+/// Kernel's numbers of the balancing programs pinned below `root`; none where nothing is or nothing can be seen.
+pub fn pinned_programs(root: &Path) -> Vec<u32> {
+    let path = root.join(format!("v{LAYOUT}")).join("programs").join(super::object::BALANCE);
+    aya::programs::ProgramInfo::from_pin(path).map(|info| info.id()).into_iter().collect()
+}
+
+fn remove_tree(path: &Path) -> Result<(), KernelError> {
+    fs::remove_dir_all(path).map_err(KernelError::io(format!("remove {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_of_time_is_about_a_second() {
+        for (hertz, shift) in [(100, 7), (250, 8), (300, 8), (1000, 10)] {
+            assert_eq!(time_shift(hertz), shift);
+        }
+    }
+
+    #[test]
+    fn secrets_differ_by_purpose_and_seed() {
+        let meta = |seed| Meta {
+            seed: [seed; 32],
+            digest: [0; 32],
+            namespace: 0,
+            flow_entries: 0,
+            backend_capacity: 0,
+            jiffies_per_second: 250,
+            time_shift: 8,
+        };
+        assert_ne!(meta(1).hash_key(), meta(2).hash_key());
+        assert_ne!(meta(1).slot_seed(), meta(2).slot_seed());
+        let key = meta(1).hash_key();
+        assert_ne!(key[..4], key[8..], "both parts of the key are derived");
+    }
+}

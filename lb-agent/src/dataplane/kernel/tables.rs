@@ -1,0 +1,427 @@
+//! Writing what packets read: services, backends, endpoints, slot tables.
+//!
+//! Each write is safe while packets pass: hash map elements are replaced whole by the kernel, slots are single words, and a
+//! backend's next hop is marked unresolved while it changes (packets then ask the routing table).
+
+use std::collections::HashMap as Index;
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError};
+use lb_common::limits::{SLOTS_PER_BLOCK, slot_blocks};
+use lb_common::maps::{self, BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, KeyV4, KeyV6, Service, SlotBlock};
+use lb_common::mode::{Forwarding, ServiceMode};
+use lb_common::packet::ip::{TCP, UDP};
+use lb_common::slot::Slot;
+use zerocopy::transmute;
+
+use super::error::KernelError;
+use super::mapped::Mapped;
+use super::pins::{Meta, Pins};
+use crate::model::config::Protocol;
+use crate::model::pool::{NextHop, ServiceAddress};
+
+type Block = [u8; size_of::<SlotBlock>()];
+type ServiceMapV4 = HashMap<MapData, [u8; 8], [u8; 8]>;
+type ServiceMapV6 = HashMap<MapData, [u8; 20], [u8; 8]>;
+type EndpointMapV4 = HashMap<MapData, [u8; 8], u32>;
+type EndpointMapV6 = HashMap<MapData, [u8; 20], u32>;
+
+const BACKEND_WORDS: usize = size_of::<Backend>() / 8;
+/// Word of a [`Backend`] that holds interface, service and flags.
+const FLAGS_WORD: usize = core::mem::offset_of!(Backend, ifindex) / 8;
+
+/// A backend as packets need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    pub service: u16,
+    pub slots: u32,
+    pub mode: ServiceMode,
+    pub vip: ServiceAddress,
+    pub address: IpAddr,
+    pub port: u16,
+    pub next_hop: Option<NextHop>,
+    pub accepts_new: bool,
+}
+
+#[expect(missing_debug_implementations, reason = "aya's maps have none, and there is nothing to see")]
+pub struct Tables {
+    services_v4: ServiceMapV4,
+    services_v6: ServiceMapV6,
+    endpoints_v4: EndpointMapV4,
+    endpoints_v6: EndpointMapV6,
+    backends: Mapped,
+    slot_tables: ArrayOfMaps<MapData, Array<MapData, Block>>,
+    /// The same map once more: read this way it gives file descriptors, which aya's typed arrays keep to themselves.
+    slot_table_maps: ArrayOfMaps<MapData, MapData>,
+    /// Slot tables by service, mapped when first written.
+    mapped: Index<u16, Mapped>,
+    capacity: u32,
+}
+
+impl Tables {
+    pub(super) fn open(pins: &Pins, meta: &Meta) -> Result<Self, KernelError> {
+        let backends = pins.map_data(maps::BACKENDS)?;
+        let bytes = meta.backend_capacity as usize * size_of::<Backend>();
+        Ok(Self {
+            services_v4: typed(pins, maps::SERVICES_V4)?,
+            services_v6: typed(pins, maps::SERVICES_V6)?,
+            endpoints_v4: typed(pins, maps::ENDPOINTS_V4)?,
+            endpoints_v6: typed(pins, maps::ENDPOINTS_V6)?,
+            backends: Mapped::new(backends.fd().as_fd(), bytes).map_err(KernelError::io("map the backends"))?,
+            slot_tables: typed(pins, maps::SLOT_TABLES)?,
+            slot_table_maps: typed(pins, maps::SLOT_TABLES)?,
+            mapped: Index::new(),
+            capacity: meta.backend_capacity,
+        })
+    }
+
+    /// Services that the kernel knows, for an agent that takes over.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn services(&self) -> Result<Vec<(ServiceAddress, Service)>, KernelError> {
+        let mut found = Vec::new();
+        for item in self.services_v4.iter() {
+            let (key, value) = item.map_err(KernelError::map(maps::SERVICES_V4))?;
+            let key: KeyV4 = transmute!(key);
+            found.extend(
+                vip_of(IpAddr::from(key.address.to_ne_bytes()), key.port, key.protocol)
+                    .map(|vip| (vip, transmute!(value))),
+            );
+        }
+        for item in self.services_v6.iter() {
+            let (key, value) = item.map_err(KernelError::map(maps::SERVICES_V6))?;
+            let key: KeyV6 = transmute!(key);
+            found.extend(
+                vip_of(from_words(key.address, true), key.port, key.protocol).map(|vip| (vip, transmute!(value))),
+            );
+        }
+        Ok(found)
+    }
+
+    /// # Errors
+    /// When the kernel refuses a map or a write.
+    pub fn put_service(
+        &mut self,
+        vip: ServiceAddress,
+        id: u16,
+        slots: u32,
+        mode: ServiceMode,
+    ) -> Result<(), KernelError> {
+        self.slot_table(id, slots)?;
+        let value: [u8; 8] = transmute!(Service { id, mode, slots });
+        match key(vip) {
+            Key::V4(key) => self.services_v4.insert(key, value, 0).map_err(KernelError::map(maps::SERVICES_V4)),
+            Key::V6(key) => self.services_v6.insert(key, value, 0).map_err(KernelError::map(maps::SERVICES_V6)),
+        }
+    }
+
+    /// # Errors
+    /// When the kernel refuses it; a service that is not there is no error.
+    pub fn remove_service(&mut self, vip: ServiceAddress, id: u16) -> Result<(), KernelError> {
+        match key(vip) {
+            Key::V4(key) => gone(self.services_v4.remove(&key), maps::SERVICES_V4)?,
+            Key::V6(key) => gone(self.services_v6.remove(&key), maps::SERVICES_V6)?,
+        }
+        self.mapped.remove(&id);
+        // The empty inner map takes the place of the table, whose memory goes with its last reader.
+        let empty = new_slot_table(1)?;
+        self.slot_tables.set(u32::from(id), &empty, 0).map_err(KernelError::map(maps::SLOT_TABLES))
+    }
+
+    /// Gives the number of slots that changed hands.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map, or when the table is longer than the service's.
+    pub fn put_slots(&mut self, service: u16, table: &[Slot]) -> Result<usize, KernelError> {
+        let slots = u32::try_from(table.len()).unwrap_or(u32::MAX);
+        let words = self.slot_table(service, slots)?.words32();
+        let mut moved = 0;
+        for (word, new) in words.iter().zip(table) {
+            let old = Slot(word.load(Ordering::Relaxed));
+            moved += usize::from(old.current() != new.current());
+            if old != *new {
+                word.store(new.0, Ordering::Relaxed);
+            }
+        }
+        Ok(moved)
+    }
+
+    /// The service's slots as the programs see them; for an agent that takes over.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map.
+    pub fn slots(&mut self, service: u16, slots: u32) -> Result<Vec<Slot>, KernelError> {
+        let words = self.slot_table(service, slots)?.words32();
+        Ok(words.iter().take(slots as usize).map(|word| Slot(word.load(Ordering::Relaxed))).collect())
+    }
+
+    /// The words of a service's table that was written or read before.
+    pub(super) fn mapped_slots(&self, service: u16) -> Option<&[AtomicU32]> {
+        self.mapped.get(&service).map(Mapped::words32)
+    }
+
+    /// The service's table in this process's memory; made anew if there is none of this size.
+    fn slot_table(&mut self, service: u16, slots: u32) -> Result<&Mapped, KernelError> {
+        let words = (slot_blocks(slots) * SLOTS_PER_BLOCK) as usize;
+        if self.mapped.get(&service).is_none_or(|mapped| mapped.words32().len() != words) {
+            let index = u32::from(service);
+            let map = match self.slot_table_map(index)? {
+                Some(map) if map_entries(&map)? == slot_blocks(slots) => map,
+                _ => {
+                    let table = new_slot_table(slots)?;
+                    self.slot_tables.set(index, &table, 0).map_err(KernelError::map(maps::SLOT_TABLES))?;
+                    self.slot_table_map(index)?
+                        .ok_or(KernelError::Map { name: maps::SLOT_TABLES, source: MapError::KeyNotFound })?
+                }
+            };
+            let mapped = Mapped::new(map.fd().as_fd(), words * 4).map_err(KernelError::io("map a slot table"))?;
+            self.mapped.insert(service, mapped);
+        }
+        Ok(&self.mapped[&service])
+    }
+
+    fn slot_table_map(&self, index: u32) -> Result<Option<MapData>, KernelError> {
+        match self.slot_table_maps.get(&index, 0) {
+            Ok(map) => Ok(Some(map)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(KernelError::map(maps::SLOT_TABLES)(error)),
+        }
+    }
+
+    /// Backends that the kernel knows, by number.
+    pub fn backends(&self) -> Vec<(u16, KnownBackend)> {
+        let words = self.backends.words64().chunks_exact(BACKEND_WORDS).enumerate().skip(1);
+        words
+            .filter_map(|(id, words)| {
+                let words: [u64; BACKEND_WORDS] = std::array::from_fn(|word| words[word].load(Ordering::Relaxed));
+                let backend: Backend = transmute!(words);
+                (backend.service != 0).then_some((u16::try_from(id).ok()?, KnownBackend(backend)))
+            })
+            .collect()
+    }
+
+    /// # Errors
+    /// When there is no room for the number, or the kernel refuses the endpoint.
+    pub fn put_backend(&mut self, id: u16, endpoint: &Endpoint) -> Result<(), KernelError> {
+        if u32::from(id) >= self.capacity {
+            return Err(KernelError::NoRoom { id, capacity: self.capacity });
+        }
+        self.write_backend(id, encode(endpoint));
+        let own = ServiceAddress { vip: endpoint.address, port: endpoint.port, protocol: endpoint.vip.protocol };
+        let number = u32::from(id);
+        if !endpoint.mode.forwarding().answers_pass() {
+            // What the backend sends under its own address is its own. The service may have been of another kind before.
+            return self.remove_endpoint(own, number);
+        }
+        // An endpoint that moved to another service has two numbers while the old one drains: replies belong to the new.
+        let may_take = |holder: Option<u32>| endpoint.accepts_new || holder.is_none_or(|holder| holder == number);
+        match key(own) {
+            Key::V4(key) if may_take(self.endpoints_v4.get(&key, 0).ok()) => {
+                self.endpoints_v4.insert(key, number, 0).map_err(KernelError::map(maps::ENDPOINTS_V4))
+            }
+            Key::V6(key) if may_take(self.endpoints_v6.get(&key, 0).ok()) => {
+                self.endpoints_v6.insert(key, number, 0).map_err(KernelError::map(maps::ENDPOINTS_V6))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// When the kernel refuses it; a backend that is not there is no error.
+    pub fn remove_backend(&mut self, id: u16) -> Result<(), KernelError> {
+        let Some((_, known)) = self.backends().into_iter().find(|(known, _)| *known == id) else {
+            return Ok(());
+        };
+        if let Some(own) = vip_of(known.address(), known.0.port, known.0.protocol) {
+            self.remove_endpoint(own, u32::from(id))?;
+        }
+        self.write_backend(id, Backend::default());
+        Ok(())
+    }
+
+    /// The endpoint may belong to another number; then it stays.
+    fn remove_endpoint(&mut self, own: ServiceAddress, number: u32) -> Result<(), KernelError> {
+        match key(own) {
+            Key::V4(key) if self.endpoints_v4.get(&key, 0).ok() == Some(number) => {
+                gone(self.endpoints_v4.remove(&key), maps::ENDPOINTS_V4)
+            }
+            Key::V6(key) if self.endpoints_v6.get(&key, 0).ok() == Some(number) => {
+                gone(self.endpoints_v6.remove(&key), maps::ENDPOINTS_V6)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write_backend(&self, id: u16, backend: Backend) {
+        let start = usize::from(id) * BACKEND_WORDS;
+        let place = &self.backends.words64()[start..start + BACKEND_WORDS];
+        let new: [u64; BACKEND_WORDS] = transmute!(backend);
+        let changed = |word: usize| place[word].load(Ordering::Relaxed) != new[word];
+        if (0..BACKEND_WORDS).any(|word| word != FLAGS_WORD && changed(word)) {
+            let old: [u64; BACKEND_WORDS] = std::array::from_fn(|word| place[word].load(Ordering::Relaxed));
+            let mut unresolved: Backend = transmute!(old);
+            unresolved.flags &= !Backend::RESOLVED;
+            let unresolved: [u64; BACKEND_WORDS] = transmute!(unresolved);
+            place[FLAGS_WORD].store(unresolved[FLAGS_WORD], Ordering::Release);
+            for word in (0..BACKEND_WORDS).filter(|word| *word != FLAGS_WORD) {
+                place[word].store(new[word], Ordering::Release);
+            }
+        }
+        place[FLAGS_WORD].store(new[FLAGS_WORD], Ordering::Release);
+    }
+}
+
+/// A backend as it stands in the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownBackend(Backend);
+
+impl KnownBackend {
+    pub fn service(&self) -> u16 {
+        self.0.service
+    }
+
+    pub fn address(&self) -> IpAddr {
+        from_words(self.0.address, self.0.flags & Backend::IPV6 != 0)
+    }
+
+    pub fn port(&self) -> u16 {
+        u16::from_be(self.0.port)
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        if self.0.protocol == UDP { Protocol::Udp } else { Protocol::Tcp }
+    }
+
+    pub fn mode(&self) -> ServiceMode {
+        self.0.mode()
+    }
+
+    /// Slots in its service's table.
+    pub fn slots(&self) -> u32 {
+        self.0.slots
+    }
+
+    pub fn accepts_new(&self) -> bool {
+        self.0.flags & Backend::ACCEPTS_NEW != 0
+    }
+
+    /// Without what packets do not need to know.
+    pub fn next_hop(&self) -> Option<NextHop> {
+        let own = || from_words(self.0.own, self.0.flags & Backend::IPV6 != 0);
+        (self.0.flags & Backend::RESOLVED != 0).then(|| NextHop {
+            ifindex: self.0.ifindex,
+            source_mac: self.0.source_mac,
+            destination_mac: self.0.destination_mac,
+            mtu: u32::from(self.0.mtu),
+            source: encapsulates(self.0.mode().forwarding()).then(own),
+            gateway: None,
+        })
+    }
+}
+
+fn encapsulates(forwarding: Forwarding) -> bool {
+    matches!(forwarding, Forwarding::Ipip | Forwarding::Gue)
+}
+
+fn encode(endpoint: &Endpoint) -> Backend {
+    let mut flags = 0;
+    if endpoint.accepts_new {
+        flags |= Backend::ACCEPTS_NEW;
+    }
+    if endpoint.address.is_ipv6() {
+        flags |= Backend::IPV6;
+    }
+    let mut backend = Backend {
+        address: to_words(endpoint.address),
+        own: to_words(endpoint.vip.vip),
+        port: endpoint.port.to_be(),
+        vip_port: endpoint.vip.port.to_be(),
+        service: endpoint.service,
+        protocol: protocol_number(endpoint.vip.protocol),
+        slots: endpoint.slots,
+        // As many bits as are in use.
+        mode: endpoint.mode.0 as u8,
+        flags,
+        ..Backend::default()
+    };
+    let Some(hop) = endpoint.next_hop else { return backend };
+    if encapsulates(endpoint.mode.forwarding()) {
+        // Without a source there is no outer header: as good as unresolved.
+        let Some(source) = hop.source else { return backend };
+        backend.own = to_words(source);
+    }
+    backend.ifindex = hop.ifindex;
+    backend.source_mac = hop.source_mac;
+    backend.destination_mac = hop.destination_mac;
+    // Devices with an MTU above that (`lo` has 65,536) take every packet.
+    backend.mtu = u16::try_from(hop.mtu).unwrap_or(u16::MAX);
+    backend.flags |= Backend::RESOLVED;
+    backend
+}
+
+fn map_entries(map: &MapData) -> Result<u32, KernelError> {
+    Ok(map.info().map_err(KernelError::map(maps::SLOT_TABLES))?.max_entries())
+}
+
+fn new_slot_table(slots: u32) -> Result<Array<MapData, Block>, KernelError> {
+    Array::create(slot_blocks(slots), BPF_F_MMAPABLE | BPF_F_INNER_MAP).map_err(KernelError::map(maps::SLOT_TABLES))
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> Result<T, KernelError> {
+    T::try_from(pins.map(name)?).map_err(KernelError::map(name))
+}
+
+fn gone(result: Result<(), MapError>, name: &'static str) -> Result<(), KernelError> {
+    match result {
+        Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) => Err(KernelError::map(name)(error)),
+    }
+}
+
+enum Key {
+    V4([u8; 8]),
+    V6([u8; 20]),
+}
+
+fn key(vip: ServiceAddress) -> Key {
+    let (port, protocol) = (vip.port.to_be(), protocol_number(vip.protocol));
+    match vip.vip {
+        IpAddr::V4(address) => {
+            let address = u32::from_ne_bytes(address.octets());
+            Key::V4(transmute!(KeyV4 { address, port, protocol, zero: 0 }))
+        }
+        IpAddr::V6(_) => Key::V6(transmute!(KeyV6 { address: to_words(vip.vip), port, protocol, zero: 0 })),
+    }
+}
+
+fn vip_of(address: IpAddr, port: u16, protocol: u8) -> Option<ServiceAddress> {
+    let protocol = match protocol {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        _ => return None,
+    };
+    Some(ServiceAddress { vip: address, port: u16::from_be(port), protocol })
+}
+
+pub(super) fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
+    }
+}
+
+pub(super) fn to_words(address: IpAddr) -> [u32; 4] {
+    match address {
+        IpAddr::V4(address) => [u32::from_ne_bytes(address.octets()), 0, 0, 0],
+        IpAddr::V6(address) => transmute!(address.octets()),
+    }
+}
+
+pub(super) fn from_words(words: [u32; 4], v6: bool) -> IpAddr {
+    let octets: [u8; 16] = transmute!(words);
+    if v6 { IpAddr::from(octets) } else { IpAddr::from(words[0].to_ne_bytes()) }
+}

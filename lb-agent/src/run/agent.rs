@@ -1,0 +1,291 @@
+//! The task that owns the data plane and the engine. Everything reaches it as a message; it decides nothing itself, but
+//! carries out what the engine says ([`super::apply`]) and answers questions ([`super::views`]).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::apply::Applied;
+use super::requests::Request;
+use super::saved::Store;
+use super::traffic::Meter;
+use super::{RunError, Source, interfaces, systemd};
+use crate::dataplane::kernel::{Events, Kernel, Mode};
+use crate::engine::{BackendId, Engine, Event, ServiceId};
+use crate::health::{ProbeReport, Prober};
+use crate::model::config::Config;
+use crate::model::view;
+use crate::os::links::{Link, LinkEvent};
+use crate::os::neighbours::{NeighbourEvent, Neighbours};
+
+/// How often flows are counted, counters read and the engine told the time.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the agent's task owns from the start.
+pub(super) struct Parts {
+    pub(super) kernel: Kernel,
+    pub(super) engine: Engine,
+    pub(super) prober: Prober,
+    pub(super) neighbours: Neighbours,
+    pub(super) store: Store,
+    pub(super) servers: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
+/// Where its messages come from.
+pub(super) struct Inputs {
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) reports: mpsc::Receiver<ProbeReport>,
+    pub(super) neighbours: mpsc::Receiver<NeighbourEvent>,
+    pub(super) links: mpsc::Receiver<LinkEvent>,
+    pub(super) missing: Events,
+}
+
+pub(super) struct Agent {
+    pub(super) kernel: Kernel,
+    pub(super) engine: Engine,
+    pub(super) prober: Prober,
+    pub(super) neighbours: Neighbours,
+    pub(super) store: Store,
+    servers: TaskTracker,
+    stop: CancellationToken,
+    inputs: Option<Inputs>,
+    pub(super) config: Config,
+    pub(super) source: Source,
+    pub(super) generation: u64,
+    pub(super) started: Instant,
+    pub(super) applied: Applied,
+    pub(super) meter: Meter,
+    pub(super) flow_entries: u64,
+    /// By interface name.
+    pub(super) attachments: BTreeMap<String, view::Attachment>,
+}
+
+impl Agent {
+    pub(super) fn new(parts: Parts, inputs: Inputs, config: Config, source: Source) -> Self {
+        let Parts { kernel, engine, prober, neighbours, store, servers, stop } = parts;
+        let applied = Applied::adopting(&kernel);
+        Self {
+            kernel,
+            engine,
+            prober,
+            neighbours,
+            store,
+            servers,
+            stop,
+            inputs: Some(inputs),
+            config,
+            source,
+            generation: 1,
+            started: Instant::now(),
+            applied,
+            meter: Meter::default(),
+            flow_entries: 0,
+            attachments: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Fills the maps, then attaches: from the first packet on everything is in place.
+    pub(super) fn bring_up(&mut self, links: &[Link]) -> Result<(), RunError> {
+        let effects = self.engine.handle(self.now(), Event::Configured(self.config.clone()));
+        if let Some(reason) = super::apply::rejection(&effects) {
+            return Err(RunError::Unfit(reason));
+        }
+        self.apply_all(effects)?;
+        let attached_before = self.kernel.attached()?;
+        if let Err(error) = self.attach_all(links) {
+            // Those that this start has attached go again; those of an earlier agent stay.
+            for link in links.iter().filter(|link| !attached_before.contains(&link.index)) {
+                self.kernel.detach(link.index)?;
+            }
+            return Err(error);
+        }
+        // An interface that has left the configuration while no agent ran.
+        for ifindex in attached_before.into_iter().filter(|index| links.iter().all(|link| link.index != *index)) {
+            self.kernel.detach(ifindex)?;
+        }
+        let effects = self.engine.handle(self.now(), Event::Attached);
+        self.apply_all(effects)?;
+        Ok(())
+    }
+
+    fn attach_all(&mut self, links: &[Link]) -> Result<(), RunError> {
+        links.iter().try_for_each(|link| self.attach(link))
+    }
+
+    pub(super) fn attach(&mut self, link: &Link) -> Result<(), RunError> {
+        let mode = interfaces::mode(&self.config);
+        let present = link.xdp.as_ref().map(|xdp| xdp.program_id);
+        let attached = self.kernel.attach(&link.name, link.index, mode, present)?;
+        let mode = match mode {
+            Mode::Native => "native",
+            Mode::Generic => "generic",
+        };
+        tracing::info!(interface = %link.name, hook = "xdp", mode, taken_over = attached.taken_over, "attached");
+        let attachment = view::Attachment {
+            interface: link.name.clone(),
+            hook: "xdp".into(),
+            mode: mode.into(),
+            program_id: self.kernel.program_id()?,
+            reason: format!("hook: {} means xdp, the hook of this version; xdp_mode: {mode}", self.config.hook),
+        };
+        self.attachments.insert(link.name.clone(), attachment);
+        Ok(())
+    }
+
+    /// Until a signal ends it. The data plane goes on without an agent.
+    pub(super) async fn serve(mut self) -> Result<(), RunError> {
+        let Some(inputs) = self.inputs.take() else { return Ok(()) };
+        // SAFETY: the events own their descriptor and always give the same one.
+        let missing = unsafe { AsyncFd::register(inputs.missing) };
+        let missing = missing.map_err(|error| RunError::io("listen to the data plane")(error.into()))?;
+        let mut loops = Loop {
+            requests: inputs.requests,
+            reports: inputs.reports,
+            neighbours: inputs.neighbours,
+            links: inputs.links,
+            missing,
+            tick: every(TICK),
+            watchdog: systemd::watchdog_interval().map(every),
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        };
+        systemd::ready(&format!("{} services", self.config.services.len()));
+        tracing::info!(socket = %self.config.api.socket.display(), "ready");
+        let result = loops.turn(&mut self).await;
+        self.end().await;
+        result
+    }
+
+    async fn end(mut self) {
+        systemd::stopping();
+        let effects = self.engine.handle(self.now(), Event::Stop);
+        if let Err(error) = self.apply_all(effects) {
+            tracing::warn!(%error, "stopping");
+        }
+        self.stop.cancel();
+        // Requests that were under way are answered; those that need this task find it gone.
+        self.servers.wait().await;
+        self.prober.stop().await;
+        let _logged_only = self.engine.handle(self.started.elapsed(), Event::Stopped);
+        tracing::info!("stopped; packets go on, `lb-agent unload` removes the data plane");
+    }
+
+    fn tick(&mut self) -> Result<(), RunError> {
+        let now = self.now();
+        let applied = &self.applied;
+        let sweep = self.kernel.sweep(|backend| applied.is_udp(backend), &[])?;
+        self.flow_entries = sweep.entries;
+        for backend in self.applied.backends() {
+            self.meter.read(now, backend, self.kernel.counters(backend)?);
+        }
+        let counts = sweep.active.into_iter().filter_map(|(id, count)| Some((BackendId::new(id)?, count))).collect();
+        let foreign = sweep.foreign.into_iter().filter_map(|(id, slots)| Some((ServiceId::new(id)?, slots))).collect();
+        let effects = self.engine.handle(now, Event::FlowCounts(counts));
+        self.apply_all(effects)?;
+        let effects = self.engine.handle(now, Event::ForeignFlows(foreign));
+        self.apply_all(effects)?;
+        let effects = self.engine.handle(now, Event::Tick);
+        self.apply_all(effects)
+    }
+
+    /// An interface of ours that is made again gets its program again.
+    fn link_changed(&mut self, event: &LinkEvent) {
+        match event {
+            LinkEvent::Created(link) if self.config.interfaces.contains(&link.name) => {
+                tracing::warn!(interface = %link.name, "the interface is back");
+                if let Err(error) = self.attach(link) {
+                    tracing::error!(interface = %link.name, %error, "cannot attach to the interface");
+                }
+            }
+            LinkEvent::Deleted { index, name } if self.attachments.remove(name).is_some() => {
+                tracing::error!(interface = %name, "the interface is gone; its traffic is not balanced until it is back");
+                if let Err(error) = self.kernel.detach(*index) {
+                    tracing::error!(interface = %name, %error, "cannot remove its pin");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What the task waits for.
+struct Loop {
+    requests: mpsc::Receiver<Request>,
+    reports: mpsc::Receiver<ProbeReport>,
+    neighbours: mpsc::Receiver<NeighbourEvent>,
+    links: mpsc::Receiver<LinkEvent>,
+    missing: AsyncFd<Events>,
+    tick: Interval,
+    watchdog: Option<Interval>,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Loop {
+    async fn turn(&mut self, agent: &mut Agent) -> Result<(), RunError> {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Ok(()),
+                _ = self.interrupt.recv() => return Ok(()),
+                _ = self.hangup.recv() => agent.reload_on_signal().await,
+                Some(request) = self.requests.recv() => agent.answer(request).await,
+                report = self.reports.recv() => {
+                    let report = report.ok_or_else(|| RunError::Ended("the health checks"))?;
+                    agent.event(Event::Probe { key: report.key, outcome: report.outcome })?;
+                }
+                heard = self.neighbours.recv() => {
+                    let heard = heard.ok_or_else(|| RunError::Ended("the watch over neighbours"))?;
+                    agent.event(Event::NextHop { address: heard.address, resolution: heard.resolution })?;
+                }
+                Some(event) = self.links.recv() => agent.link_changed(&event),
+                ready = self.missing.readable_mut() => {
+                    let mut guard = ready.map_err(RunError::io("listen to the data plane"))?;
+                    solicit(guard.get_inner_mut(), &agent.neighbours);
+                    guard.clear_ready();
+                }
+                _ = self.tick.tick() => agent.tick()?,
+                () = due(&mut self.watchdog) => systemd::alive(),
+            }
+        }
+    }
+}
+
+/// Has the kernel resolve the clients that the program had no neighbour for.
+fn solicit(events: &mut Events, neighbours: &Neighbours) {
+    while let Some(missing) = events.next_missing() {
+        neighbours.solicit(missing.address);
+    }
+}
+
+async fn due(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    // After a stall one tick is enough.
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, RunError> {
+    signal(kind).map_err(RunError::io("listen for signals"))
+}

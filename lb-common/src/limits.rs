@@ -1,0 +1,40 @@
+//! Every capacity of the data plane, with the relations between them.
+
+use crate::flow::BUCKET_ENTRIES;
+
+/// Highest backend number. Slots hold two of them and a state in 32 bits; 0 means none.
+pub const MAX_BACKEND_ID: u16 = 0x7fff;
+
+/// Highest service number; 0 means none.
+pub const MAX_SERVICE_ID: u16 = 4095;
+
+/// Slots of an ordinary service: a prime (Maglev, NSDI '16, section 3.4, explains the size).
+pub const SLOTS: u32 = 65_537;
+
+/// Slots in one value of the slot table's map: one cache line. A plain array of `u32` would waste half of its
+/// memory, because the kernel rounds every array element up to 8 bytes.
+pub const SLOTS_PER_BLOCK: u32 = 16;
+
+/// Values of a slot table's map for `slots` slots.
+pub const fn slot_blocks(slots: u32) -> u32 {
+    slots.div_ceil(SLOTS_PER_BLOCK)
+}
+
+/// Smallest and largest flow table, in entries of 8 bytes.
+pub const MIN_FLOW_ENTRIES: u32 = 1 << 10;
+pub const MAX_FLOW_ENTRIES: u32 = 1 << 26;
+
+/// Flow table entries when the configuration does not say.
+pub const DEFAULT_FLOW_ENTRIES: u32 = 1 << 20;
+
+/// Bytes of the ring buffer for events from the programs.
+pub const EVENT_BYTES: u32 = 1 << 16;
+
+/// ICMP errors of our own that one processor may send: so many in each unit of coarse time (about a second), and at once. Linux
+/// allows itself 1,000 a second for the whole host (sysctl `icmp_msgs_per_sec`).
+pub const ANSWERS_PER_UNIT: u32 = 100;
+pub const ANSWERS_AT_ONCE: u32 = 100;
+
+const _: () = assert!(MIN_FLOW_ENTRIES.is_power_of_two() && MAX_FLOW_ENTRIES.is_power_of_two());
+const _: () = assert!(MIN_FLOW_ENTRIES as usize >= BUCKET_ENTRIES);
+const _: () = assert!(EVENT_BYTES.is_power_of_two() && EVENT_BYTES >= 4096);

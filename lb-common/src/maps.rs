@@ -1,0 +1,156 @@
+//! The maps: names, keys, values, flags. One definition for the programs and the agent; sizes and offsets are asserted, and
+//! [`LAYOUT`] names the directory under which they are pinned, so that two layouts never meet in one map.
+//!
+//! Addresses and ports stand as they do in packets (network byte order), because the programs compare them with packets
+//! and never compute with them.
+
+use crate::flow::Bucket;
+use crate::limits::SLOTS_PER_BLOCK;
+use crate::mode::ServiceMode;
+
+/// Goes up with every change of a key, a value, an encoding or the flow hash.
+pub const LAYOUT: u32 = 3;
+
+pub const SERVICES_V4: &str = "SERVICES_V4";
+pub const SERVICES_V6: &str = "SERVICES_V6";
+pub const ENDPOINTS_V4: &str = "ENDPOINTS_V4";
+pub const ENDPOINTS_V6: &str = "ENDPOINTS_V6";
+pub const BACKENDS: &str = "BACKENDS";
+pub const SLOT_TABLES: &str = "SLOT_TABLES";
+pub const FLOWS: &str = "FLOWS";
+pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
+pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
+pub const EVENTS: &str = "EVENTS";
+pub const ANSWERS: &str = "ANSWERS";
+
+/// Every map of the object, in the order in which they are pinned.
+pub const ALL: [&str; 11] = [
+    SERVICES_V4,
+    SERVICES_V6,
+    ENDPOINTS_V4,
+    ENDPOINTS_V6,
+    BACKENDS,
+    SLOT_TABLES,
+    FLOWS,
+    BACKEND_COUNTERS,
+    REASON_COUNTERS,
+    EVENTS,
+    ANSWERS,
+];
+
+/// Names of the constants that the agent sets when it loads the programs.
+pub const HASH_KEY: &str = "HASH_KEY";
+pub const BUCKET_MASK: &str = "BUCKET_MASK";
+pub const TIME_SHIFT: &str = "TIME_SHIFT";
+
+/// Flags of map creation (linux/bpf.h), as far as they are used here.
+pub const BPF_F_MMAPABLE: u32 = 1 << 10;
+pub const BPF_F_INNER_MAP: u32 = 1 << 12;
+
+/// Address, port and protocol: of a VIP in the service maps, of a backend in the endpoint maps.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+pub struct KeyV4 {
+    pub address: u32,
+    pub port: u16,
+    pub protocol: u8,
+    pub zero: u8,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+pub struct KeyV6 {
+    pub address: [u32; 4],
+    pub port: u16,
+    pub protocol: u8,
+    pub zero: u8,
+}
+
+/// What a VIP's packets need to know; eight bytes, beside the key in the hash map's element.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+pub struct Service {
+    /// Index of its slot table, 1..=4095.
+    pub id: u16,
+    pub mode: ServiceMode,
+    /// Slots in its table.
+    pub slots: u32,
+}
+
+/// One membership of a backend in a service: all that both directions need, in one cache line.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+pub struct Backend {
+    /// IPv4 in the first word.
+    pub address: [u32; 4],
+    /// Where answers pass, what they get as their source: the VIP. Under `ipip` and `gue`, where nobody asks for that, the
+    /// source of the outer header, of the family of `address`.
+    pub own: [u32; 4],
+    pub destination_mac: [u8; 6],
+    pub port: u16,
+    pub source_mac: [u8; 6],
+    pub vip_port: u16,
+    /// Outgoing interface of the next hop.
+    pub ifindex: u32,
+    /// 0: this place is free.
+    pub service: u16,
+    pub flags: u16,
+    /// IP protocol number of the service.
+    pub protocol: u8,
+    /// The service's [`ServiceMode`], of which eight bits are in use: replies find a backend without its service, and so may an
+    /// agent that comes back.
+    pub mode: u8,
+    /// Of the outgoing interface, bytes of layer 3; 0: not known.
+    pub mtu: u16,
+    /// Slots in the service's table.
+    pub slots: u32,
+}
+
+impl Backend {
+    /// `ifindex` and the MAC addresses are known.
+    pub const RESOLVED: u16 = 1;
+    /// New flows may be given to it.
+    pub const ACCEPTS_NEW: u16 = 2;
+    /// `address` is one of IPv6.
+    pub const IPV6: u16 = 4;
+
+    #[inline(always)]
+    pub const fn mode(&self) -> ServiceMode {
+        ServiceMode(self.mode as u16)
+    }
+}
+
+/// A cache line of slots.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+pub struct SlotBlock(pub [u32; SLOTS_PER_BLOCK as usize]);
+
+/// What the programs tell the agent through the ring buffer: a client's next hop has no neighbour entry.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+pub struct MissingNeighbour {
+    /// The client's address; IPv4 in the first word.
+    pub address: [u32; 4],
+    pub ifindex: u32,
+    /// 4 or 6.
+    pub version: u32,
+}
+
+const _: () = {
+    assert!(size_of::<KeyV4>() == 8);
+    assert!(size_of::<KeyV6>() == 20);
+    assert!(size_of::<Service>() == 8);
+    assert!(size_of::<Backend>() == 64);
+    assert!(core::mem::offset_of!(Backend, destination_mac) == 32);
+    assert!(core::mem::offset_of!(Backend, source_mac) == 40);
+    assert!(core::mem::offset_of!(Backend, ifindex) == 48);
+    assert!(size_of::<SlotBlock>() == 64);
+    assert!(size_of::<Bucket>() == 64);
+    assert!(size_of::<MissingNeighbour>() == 24);
+};

@@ -1,0 +1,375 @@
+//! The maps, and the tables that the steps see in them.
+//!
+//! One hash look-up for a VIP, a second one for a backend's reply; all else is arrays, indexed by what those returned.
+
+use core::ffi::c_void;
+use core::sync::atomic::AtomicUsize;
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_jiffies64, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::macros::btf_map;
+use lb_common::allowance::Allowance;
+use lb_common::counters::BackendCounters;
+use lb_common::flow::{BUCKET_ENTRIES, Bucket, TIME_MASK};
+use lb_common::hash::{KEY_WORDS, Key};
+use lb_common::limits::{EVENT_BYTES, MAX_SERVICE_ID, SLOTS, SLOTS_PER_BLOCK, slot_blocks};
+use lb_common::maps::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, KeyV4, KeyV6, MissingNeighbour, Service, SlotBlock};
+use lb_common::packet::cursor::{Cursor, Window};
+use lb_common::reason::{REASON_CAPACITY, Reason};
+use lb_ebpf::tables::{Hop, HopQuery, Tables};
+
+use super::fib;
+
+// Sizes marked "load" are set by the agent when it loads the object.
+
+#[btf_map]
+static SERVICES_V4: HashMap<KeyV4, Service, { MAX_SERVICE_ID as usize }> = HashMap::new();
+
+#[btf_map]
+static SERVICES_V6: HashMap<KeyV6, Service, { MAX_SERVICE_ID as usize }> = HashMap::new();
+
+/// Backend number by the backend's address. Load.
+#[btf_map]
+static ENDPOINTS_V4: HashMap<KeyV4, u32, 1024> = HashMap::new();
+
+#[btf_map]
+static ENDPOINTS_V6: HashMap<KeyV6, u32, 1024> = HashMap::new();
+
+/// Mapped, because only then do values start on a page and each backend fills exactly one cache line. Load.
+#[btf_map]
+static BACKENDS: Array<Backend, 1024, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// By service number; an inner map has the service's own size.
+#[btf_map]
+static SLOT_TABLES: ArrayOfMaps<SlotTable, { MAX_SERVICE_ID as usize + 1 }> = ArrayOfMaps::new();
+
+type SlotTable = Array<SlotBlock, { slot_blocks(SLOTS) as usize }, { (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize }>;
+
+/// Mapped: buckets on cache lines, and the agent reads it without system calls. Load.
+#[btf_map]
+static FLOWS: Array<Bucket, 1024, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Load.
+#[btf_map]
+static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 1024> = PerCpuArray::new();
+
+#[btf_map]
+static REASON_COUNTERS: PerCpuArray<u64, { REASON_CAPACITY as usize }> = PerCpuArray::new();
+
+#[btf_map]
+static EVENTS: RingBuf<MissingNeighbour, { EVENT_BYTES as usize }> = RingBuf::new();
+
+/// [`Allowance`] of each processor.
+#[btf_map]
+static ANSWERS: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+// Constants that the agent sets before the verifier sees the program, which therefore knows their values.
+
+#[unsafe(no_mangle)]
+static HASH_KEY: [u32; KEY_WORDS] = [0; KEY_WORDS];
+
+#[unsafe(no_mangle)]
+static BUCKET_MASK: u32 = 0;
+
+/// Jiffies are shifted right by this much to give the unit of flow entries.
+#[unsafe(no_mangle)]
+static TIME_SHIFT: u32 = 0;
+
+/// Always zero, but it could be written, so that neither compiler nor verifier can know.
+#[unsafe(no_mangle)]
+static NOTHING: AtomicUsize = AtomicUsize::new(0);
+
+/// Reads a constant where the agent put it, instead of the zero that the compiler saw.
+#[inline(always)]
+fn constant<T: Copy>(place: &T) -> T {
+    // SAFETY: a reference is valid to read.
+    unsafe { core::ptr::read_volatile(place) }
+}
+
+#[inline(always)]
+pub(super) fn now() -> u32 {
+    // SAFETY: a helper without arguments.
+    let jiffies = unsafe { bpf_jiffies64() };
+    (jiffies >> constant(&TIME_SHIFT)) as u32 & TIME_MASK
+}
+
+pub(super) struct SecretKey;
+
+impl Key for SecretKey {
+    #[inline(always)]
+    fn word(&self, index: usize) -> u32 {
+        constant(&HASH_KEY[index])
+    }
+}
+
+/// The maps as packets see them.
+pub(super) struct Live {
+    ctx: *mut c_void,
+}
+
+impl Live {
+    #[inline(always)]
+    pub(super) fn new(ctx: *mut c_void) -> Self {
+        Self { ctx }
+    }
+
+    /// The packet as it is now.
+    #[inline(always)]
+    pub(super) fn frame(&self) -> Cursor {
+        let ctx = self.ctx.cast::<xdp_md>();
+        // SAFETY: the context of this program; between the two lies the packet, valid until the program ends. Moving its ends
+        // moves within a buffer that stays where it is.
+        unsafe { Cursor::new((*ctx).data as usize, (*ctx).data_end as usize) }
+    }
+}
+
+impl Tables for Live {
+    type Key = SecretKey;
+
+    #[inline(always)]
+    fn hash_key(&self) -> &SecretKey {
+        &SecretKey
+    }
+
+    #[inline(always)]
+    fn service_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&Service> {
+        // SAFETY: elements of a preallocated hash map may be reused while they are read; a service that is being
+        // removed may then be taken for another for one packet, as with any update that races with a packet.
+        unsafe { SERVICES_V4.get(&KeyV4 { address, port, protocol, zero: 0 }) }
+    }
+
+    #[inline(always)]
+    fn service_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&Service> {
+        // SAFETY: as above.
+        unsafe { SERVICES_V6.get(&KeyV6 { address, port, protocol, zero: 0 }) }
+    }
+
+    #[inline(always)]
+    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<u32> {
+        // SAFETY: as above; the value is one word.
+        unsafe { ENDPOINTS_V4.get(&KeyV4 { address, port, protocol, zero: 0 }).copied() }
+    }
+
+    #[inline(always)]
+    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<u32> {
+        // SAFETY: as above.
+        unsafe { ENDPOINTS_V6.get(&KeyV6 { address, port, protocol, zero: 0 }).copied() }
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn slot(&self, service: u32, slot: u32) -> Option<u32> {
+        let block = SLOT_TABLES.get_value(service, &(slot / SLOTS_PER_BLOCK))?;
+        Some(block.0[(slot % SLOTS_PER_BLOCK) as usize])
+    }
+
+    #[inline(always)]
+    fn bucket_mask(&self) -> u32 {
+        constant(&BUCKET_MASK)
+    }
+
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> Option<&[u64; BUCKET_ENTRIES]> {
+        FLOWS.get(index).map(|bucket| &bucket.0)
+    }
+
+    #[inline(always)]
+    fn opaque(&self, index: usize) -> usize {
+        // SAFETY: a reference is valid to read.
+        index ^ unsafe { core::ptr::read_volatile(NOTHING.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(&self, bucket: &[u64; BUCKET_ENTRIES], index: usize, entry: u64) {
+        let first = bucket.as_ptr().cast_mut();
+        // SAFETY: `bucket` lies in a map that programs may write; the index is masked to its eight entries; one aligned
+        // word is stored at once.
+        unsafe { first.add(index & (BUCKET_ENTRIES - 1)).write_volatile(entry) };
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        now()
+    }
+
+    #[inline(always)]
+    fn count(&self, backend: u32, change: impl FnOnce(&mut BackendCounters)) {
+        if let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(backend) {
+            // SAFETY: this CPU's own value, and no other program runs on it meanwhile.
+            change(unsafe { &mut *counters });
+        }
+    }
+
+    #[inline(always)]
+    fn count_reason(&self, reason: Reason) {
+        if let Some(counter) = REASON_COUNTERS.get_ptr_mut(reason as u32) {
+            // SAFETY: as above.
+            unsafe { *counter += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn next_hop_v4(&self, query: HopQuery<u32>) -> Hop {
+        fib::lookup_v4(self.ctx, query)
+    }
+
+    #[inline(always)]
+    fn next_hop_v6(&self, query: HopQuery<[u32; 4]>) -> Hop {
+        fib::lookup_v6(self.ctx, query)
+    }
+
+    #[inline(always)]
+    fn report(&self, missing: MissingNeighbour) {
+        // A full buffer loses the report; the client's next packet makes another one.
+        if let Some(mut entry) = EVENTS.reserve(0) {
+            entry.write(missing);
+            entry.submit(0);
+        }
+    }
+
+    #[inline(always)]
+    fn move_start(&self, by: i32) -> Option<Cursor> {
+        // SAFETY: the context of this program.
+        let moved = unsafe { bpf_xdp_adjust_head(self.ctx.cast(), by) };
+        (moved == 0).then(|| self.frame())
+    }
+
+    #[inline(always)]
+    fn cut(&self, length: usize) -> Option<Cursor> {
+        let surplus = self.frame().len().checked_sub(length)?;
+        // SAFETY: as above.
+        let moved = unsafe { bpf_xdp_adjust_tail(self.ctx.cast(), -(surplus as i32)) };
+        (moved == 0).then(|| self.frame())
+    }
+
+    #[inline(always)]
+    fn sum<const SIZE: usize>(&self, bytes: Window<SIZE>) -> u32 {
+        const { assert!(SIZE.is_multiple_of(4)) };
+        // SAFETY: the window's bytes are there; nothing is subtracted from their sum.
+        unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, bytes.as_ptr().cast(), SIZE as u32, 0) as u32 }
+    }
+
+    #[inline(always)]
+    fn may_answer(&self) -> bool {
+        let Some(place) = ANSWERS.get_ptr_mut(0) else { return false };
+        // SAFETY: this CPU's own value.
+        let place = unsafe { &mut *place };
+        match Allowance(*place).take(self.now()) {
+            Some(left) => {
+                *place = left.0;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// The same maps, read only: for questions instead of packets.
+pub(super) struct DryRun(pub(super) Live);
+
+impl Tables for DryRun {
+    type Key = SecretKey;
+
+    #[inline(always)]
+    fn hash_key(&self) -> &SecretKey {
+        self.0.hash_key()
+    }
+
+    #[inline(always)]
+    fn service_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&Service> {
+        self.0.service_v4(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn service_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&Service> {
+        self.0.service_v6(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<u32> {
+        self.0.endpoint_v4(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<u32> {
+        self.0.endpoint_v6(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        self.0.backend(id)
+    }
+
+    #[inline(always)]
+    fn slot(&self, service: u32, slot: u32) -> Option<u32> {
+        self.0.slot(service, slot)
+    }
+
+    #[inline(always)]
+    fn bucket_mask(&self) -> u32 {
+        self.0.bucket_mask()
+    }
+
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> Option<&[u64; BUCKET_ENTRIES]> {
+        self.0.bucket(index)
+    }
+
+    #[inline(always)]
+    fn opaque(&self, index: usize) -> usize {
+        // Nothing depends on it where nothing is stored.
+        index
+    }
+
+    #[inline(always)]
+    fn store(&self, _: &[u64; BUCKET_ENTRIES], _: usize, _: u64) {}
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        self.0.now()
+    }
+
+    #[inline(always)]
+    fn count(&self, _: u32, _: impl FnOnce(&mut BackendCounters)) {}
+
+    #[inline(always)]
+    fn count_reason(&self, _: Reason) {}
+
+    #[inline(always)]
+    fn next_hop_v4(&self, query: HopQuery<u32>) -> Hop {
+        self.0.next_hop_v4(query)
+    }
+
+    #[inline(always)]
+    fn next_hop_v6(&self, query: HopQuery<[u32; 4]>) -> Hop {
+        self.0.next_hop_v6(query)
+    }
+
+    #[inline(always)]
+    fn report(&self, _: MissingNeighbour) {}
+
+    #[inline(always)]
+    fn move_start(&self, _: i32) -> Option<Cursor> {
+        None
+    }
+
+    #[inline(always)]
+    fn cut(&self, _: usize) -> Option<Cursor> {
+        None
+    }
+
+    #[inline(always)]
+    fn sum<const SIZE: usize>(&self, _: Window<SIZE>) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn may_answer(&self) -> bool {
+        false
+    }
+}

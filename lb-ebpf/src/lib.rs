@@ -1,0 +1,17 @@
+//! The order of steps that a packet takes, generic over where the tables live, so that the XDP program, its dry run (for
+//! `lb-agent flow route`) and host tests execute the same decisions. `main.rs` holds the maps and the entry points.
+//!
+//! Everything is inlined into its entry point: a call from BPF to BPF costs six nanoseconds, a copied struct a `memcpy`.
+
+#![no_std]
+
+mod choice;
+pub mod decap;
+pub mod forward;
+pub mod icmp;
+pub mod packet;
+pub mod reply;
+pub mod request;
+pub mod steps;
+pub mod tables;
+pub mod too_big;

@@ -1,0 +1,138 @@
+//! From a frame to a verdict: is it ours, and in which direction does it go?
+//!
+//! Nothing is done to a packet, and nothing counted, before a look-up has said that it is ours: others' fragments, options,
+//! tags and malformed packets pass.
+
+use lb_common::packet::cursor::Cursor;
+use lb_common::packet::ip::{Ipv4, Ipv6, TCP, UDP};
+use lb_common::packet::transport::{Tcp, Transport, Udp};
+use lb_common::packet::{ETHERNET, Ethernet, IPV4, IPV6, QINQ, VLAN, VLAN_TAG, VlanTag};
+use lb_common::reason::Reason;
+use lb_common::route::Route;
+
+use crate::packet::{Packet, Verdict, refuse};
+use crate::tables::{Family, Tables};
+use crate::{icmp, reply, request};
+
+const NOT_OURS: u32 = Route::NotOurs.pack();
+
+/// What [`balance`] would do with a packet from a client, without doing it: a packed [`Route`].
+#[inline(always)]
+pub fn route<T: Tables>(tables: &T, frame: Cursor) -> u32 {
+    let Some(ethernet) = Ethernet::parse(frame) else {
+        return NOT_OURS;
+    };
+    match ethernet.ether_type() {
+        IPV4 => route_family::<Ipv4, T>(tables, frame, ethernet),
+        IPV6 => route_family::<Ipv6, T>(tables, frame, ethernet),
+        _ => NOT_OURS,
+    }
+}
+
+#[inline(always)]
+fn route_family<H: Family, T: Tables>(tables: &T, frame: Cursor, ethernet: Ethernet) -> u32 {
+    let Some(ip) = H::parse(frame, ETHERNET) else {
+        return NOT_OURS;
+    };
+    match ip.protocol() {
+        TCP => route_transport::<H, Tcp, T>(tables, frame, ethernet, ip),
+        UDP => route_transport::<H, Udp, T>(tables, frame, ethernet, ip),
+        _ => NOT_OURS,
+    }
+}
+
+#[inline(always)]
+fn route_transport<H: Family, P: Transport, T: Tables>(tables: &T, frame: Cursor, ethernet: Ethernet, ip: H) -> u32 {
+    let Some(transport) = P::parse(frame, ip.payload_offset()) else {
+        return NOT_OURS;
+    };
+    match H::service(tables, ip.destination(), transport.destination_port(), P::PROTOCOL) {
+        Some(service) => request::route(tables, &Packet { ethernet, ip, transport, frame }, service),
+        None => NOT_OURS,
+    }
+}
+
+#[inline(always)]
+pub fn balance<T: Tables>(tables: &T, frame: Cursor) -> Verdict {
+    let Some(ethernet) = Ethernet::parse(frame) else {
+        return Verdict::Pass;
+    };
+    match ethernet.ether_type() {
+        IPV4 => family::<Ipv4, T>(tables, frame, ethernet),
+        IPV6 => family::<Ipv6, T>(tables, frame, ethernet),
+        VLAN | QINQ => tagged(tables, frame),
+        _ => Verdict::Pass,
+    }
+}
+
+/// A tagged frame passes; it is counted if it is for one of our VIPs. One tag or two.
+#[inline(always)]
+fn tagged<T: Tables>(tables: &T, frame: Cursor) -> Verdict {
+    let mut offset = ETHERNET;
+    let Some(mut tag) = VlanTag::parse(frame, offset) else {
+        return Verdict::Pass;
+    };
+    offset += VLAN_TAG;
+    if tag.ether_type() == VLAN {
+        let Some(inner) = VlanTag::parse(frame, offset) else {
+            return Verdict::Pass;
+        };
+        tag = inner;
+        offset += VLAN_TAG;
+    }
+    let ours = match tag.ether_type() {
+        IPV4 => is_for_vip::<Ipv4, T>(tables, frame, offset),
+        IPV6 => is_for_vip::<Ipv6, T>(tables, frame, offset),
+        _ => false,
+    };
+    if ours { refuse(tables, Reason::Vlan) } else { Verdict::Pass }
+}
+
+#[inline(always)]
+fn is_for_vip<H: Family, T: Tables>(tables: &T, frame: Cursor, offset: usize) -> bool {
+    let Some(ip) = H::parse(frame, offset) else {
+        return false;
+    };
+    if ip.is_later_fragment() {
+        return false;
+    }
+    let offset = ip.payload_offset();
+    let port = match ip.protocol() {
+        TCP => Tcp::parse(frame, offset).map(Transport::destination_port),
+        UDP => Udp::parse(frame, offset).map(Transport::destination_port),
+        _ => None,
+    };
+    port.is_some_and(|port| H::service(tables, ip.destination(), port, ip.protocol()).is_some())
+}
+
+#[inline(always)]
+fn family<H: Family, T: Tables>(tables: &T, frame: Cursor, ethernet: Ethernet) -> Verdict {
+    let Some(ip) = H::parse(frame, ETHERNET) else {
+        return Verdict::Pass;
+    };
+    // A later fragment has no ports: what stands in their place must not be taken for some.
+    if ip.is_later_fragment() {
+        return Verdict::Pass;
+    }
+    match ip.protocol() {
+        TCP => direction::<H, Tcp, T>(tables, frame, ethernet, ip),
+        UDP => direction::<H, Udp, T>(tables, frame, ethernet, ip),
+        protocol if protocol == H::ICMP => icmp::forward(tables, frame, ethernet, ip),
+        _ => Verdict::Pass,
+    }
+}
+
+#[inline(always)]
+fn direction<H: Family, P: Transport, T: Tables>(tables: &T, frame: Cursor, ethernet: Ethernet, ip: H) -> Verdict {
+    let Some(transport) = P::parse(frame, ip.payload_offset()) else {
+        return Verdict::Pass;
+    };
+    let packet = Packet { ethernet, ip, transport, frame };
+    if let Some(service) = H::service(tables, ip.destination(), transport.destination_port(), P::PROTOCOL) {
+        return request::forward(tables, &packet, service);
+    }
+    match H::endpoint(tables, ip.source(), transport.source_port(), P::PROTOCOL) {
+        Some(backend) => reply::forward(tables, &packet, backend),
+        None => Verdict::Pass,
+    }
+}

@@ -1,0 +1,139 @@
+//! What the steps ask of the world around them.
+
+use lb_common::counters::BackendCounters;
+use lb_common::flow::BUCKET_ENTRIES;
+use lb_common::hash::Key;
+use lb_common::maps::{Backend, MissingNeighbour, Service};
+use lb_common::packet::cursor::{Cursor, Window};
+use lb_common::packet::ip::Header;
+use lb_common::reason::Reason;
+
+/// An answer of the routing and neighbour tables.
+#[derive(Debug, Clone, Copy)]
+pub enum Hop {
+    Found {
+        ifindex: u32,
+        destination: [u8; 6],
+        source: [u8; 6],
+    },
+    /// The route is known, the neighbour is not.
+    NoNeighbour {
+        ifindex: u32,
+    },
+    /// The address is one of this host's.
+    Local,
+    /// Its interface's MTU is less than the packet.
+    TooBig {
+        mtu: u16,
+    },
+    Refused(Reason),
+}
+
+/// Address family of the tables that are keyed by address: implemented for IPv4 and IPv6 headers.
+pub trait Family: Header {
+    /// 4 or 6.
+    const VERSION: u32;
+
+    fn service<T: Tables>(tables: &T, address: Self::Address, port: u16, protocol: u8) -> Option<&Service>;
+    /// The backend number of an endpoint's replies.
+    fn endpoint<T: Tables>(tables: &T, address: Self::Address, port: u16, protocol: u8) -> Option<u32>;
+    /// Route and neighbour for a packet of `length` bytes from `source` to `destination`.
+    fn next_hop<T: Tables>(tables: &T, query: HopQuery<Self::Address>) -> Hop;
+    /// For [`MissingNeighbour`].
+    fn address_to_words(address: Self::Address) -> [u32; 4];
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct HopQuery<A> {
+    pub source: A,
+    pub destination: A,
+    /// Bytes of the IP packet.
+    pub length: u16,
+    pub protocol: u8,
+    pub class: u8,
+}
+
+pub trait Tables {
+    type Key: Key;
+
+    fn hash_key(&self) -> &Self::Key;
+    fn service_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&Service>;
+    fn service_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&Service>;
+    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<u32>;
+    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<u32>;
+    fn backend(&self, id: u32) -> Option<&Backend>;
+    /// The slot's encoding ([`lb_common::slot::Slot`]).
+    fn slot(&self, service: u32, slot: u32) -> Option<u32>;
+    fn bucket_mask(&self) -> u32;
+    fn bucket(&self, index: u32) -> Option<&[u64; BUCKET_ENTRIES]>;
+    /// The same number. The verifier would follow a search's result through all that comes after it, once for each value that it
+    /// can have; from here on it knows none of them.
+    fn opaque(&self, index: usize) -> usize;
+    /// Stores one entry of a bucket that [`Tables::bucket`] gave.
+    fn store(&self, bucket: &[u64; BUCKET_ENTRIES], index: usize, entry: u64);
+    /// Coarse time, [`lb_common::flow::TIME_MASK`] wide.
+    fn now(&self) -> u32;
+    /// Changes the counters of a backend.
+    fn count(&self, backend: u32, change: impl FnOnce(&mut BackendCounters));
+    fn count_reason(&self, reason: Reason);
+    fn next_hop_v4(&self, query: HopQuery<u32>) -> Hop;
+    fn next_hop_v6(&self, query: HopQuery<[u32; 4]>) -> Hop;
+    fn report(&self, missing: MissingNeighbour);
+    /// Moves the start of the frame by so many bytes, to the front if negative, and gives the frame anew; none if there is no
+    /// room. Windows from before are void: their bytes are still there, but the verifier refuses a program that uses them.
+    fn move_start(&self, by: i32) -> Option<Cursor>;
+    /// Leaves that many bytes of the frame, which must have them; void windows as above.
+    fn cut(&self, length: usize) -> Option<Cursor>;
+    /// One's complement sum of bytes, a multiple of four.
+    fn sum<const SIZE: usize>(&self, bytes: Window<SIZE>) -> u32;
+    /// Whether one more packet of our own may be sent now; if so, it is counted against the allowance.
+    fn may_answer(&self) -> bool;
+}
+
+impl Family for lb_common::packet::ip::Ipv4 {
+    const VERSION: u32 = 4;
+
+    #[inline(always)]
+    fn service<T: Tables>(tables: &T, address: u32, port: u16, protocol: u8) -> Option<&Service> {
+        tables.service_v4(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn endpoint<T: Tables>(tables: &T, address: u32, port: u16, protocol: u8) -> Option<u32> {
+        tables.endpoint_v4(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn next_hop<T: Tables>(tables: &T, query: HopQuery<u32>) -> Hop {
+        tables.next_hop_v4(query)
+    }
+
+    #[inline(always)]
+    fn address_to_words(address: u32) -> [u32; 4] {
+        [address, 0, 0, 0]
+    }
+}
+
+impl Family for lb_common::packet::ip::Ipv6 {
+    const VERSION: u32 = 6;
+
+    #[inline(always)]
+    fn service<T: Tables>(tables: &T, address: [u32; 4], port: u16, protocol: u8) -> Option<&Service> {
+        tables.service_v6(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn endpoint<T: Tables>(tables: &T, address: [u32; 4], port: u16, protocol: u8) -> Option<u32> {
+        tables.endpoint_v6(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn next_hop<T: Tables>(tables: &T, query: HopQuery<[u32; 4]>) -> Hop {
+        tables.next_hop_v6(query)
+    }
+
+    #[inline(always)]
+    fn address_to_words(address: [u32; 4]) -> [u32; 4] {
+        address
+    }
+}

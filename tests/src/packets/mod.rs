@@ -1,0 +1,41 @@
+//! Packet rows: one packet in, and everything that the loaded program makes of it out. The program runs in the kernel
+//! (BPF_PROG_TEST_RUN) on real maps and asks the real routing table of a [`World`]; nothing is attached, nothing is sent.
+//!
+//! A [`row::Row`] says what has happened before, the packet, and the verdict, packet, counters, flow entry and events
+//! that are expected of it; [`row::check`] is the one way in, and holds against the row that nothing else has changed.
+
+pub mod carrier;
+pub mod frame;
+pub mod mutate;
+pub mod plan;
+pub mod reference;
+pub mod row;
+mod snapshot;
+pub mod world;
+
+pub use frame::{Frame, Tuple, flag};
+pub use plan::{Host, Role, Stack};
+pub use row::{Given, Row, check, check_table};
+pub use world::{World, taken, with_world};
+
+/// What XDP_* the program returned (linux/bpf.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Drop,
+    Pass,
+    /// Back out of the interface that it came in on.
+    Tx,
+    Redirect,
+}
+
+impl Verdict {
+    fn from_code(code: u32) -> Option<Self> {
+        match code {
+            1 => Some(Self::Drop),
+            2 => Some(Self::Pass),
+            3 => Some(Self::Tx),
+            4 => Some(Self::Redirect),
+            _ => None,
+        }
+    }
+}
