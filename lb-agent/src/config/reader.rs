@@ -286,7 +286,8 @@ mod tests {
             .filter_map(|part| part.split_once('\n'))
             .find(|(heading, _)| heading.eq_ignore_ascii_case(section.name))
             .unwrap_or_else(|| panic!("docs/configuration.md has no heading for {}", section.name));
-        text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect()
+        let (table, _) = text.split_once("\n### ").unwrap_or((text, ""));
+        table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect()
     }
 
     #[test]
