@@ -196,6 +196,8 @@ services:
     port: 53
     protocol: udp
     forward: nat
+    tracking: auto
+    drain_timeout: 60s
     slow_start: 0s
     health:
       kind: udp

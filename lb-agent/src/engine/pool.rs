@@ -35,6 +35,10 @@ use crate::slots::{Moves, NONE, Rule, Seed, Table};
 const IDLE_TCP: Duration = Duration::from_secs(900);
 const IDLE_UDP: Duration = Duration::from_secs(300);
 
+/// A pool that records no more flows than it must begins by recording all: until each of its backends has been seen to work, at
+/// most for so long, its slots change hands as often as they like.
+const COMING_UP: Duration = Duration::from_secs(30);
+
 /// For a service that was found in the maps and is not in the configuration: what the default configuration says.
 const ADOPTED_DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -68,8 +72,10 @@ pub(super) struct Pool {
     /// Its place in the configuration.
     pub(super) position: usize,
     pub(super) forward: Forward,
-    /// Never `Auto`.
+    /// As configured, but never `Auto`; [`Pool::tracking_in_force`] is what the data plane is told.
     pub(super) tracking: Tracking,
+    /// When it stops to wait for backends that have not been seen to work; none: it waits no more.
+    coming_up_until: Option<Duration>,
     /// None: found in the maps, and never configured.
     pub(super) settings: Option<Settings>,
     /// No longer in the configuration.
@@ -107,6 +113,7 @@ impl Pool {
             position: usize::MAX,
             forward: Forward::Nat,
             tracking: Tracking::Full,
+            coming_up_until: None,
             settings: None,
             removed: false,
             panic: false,
@@ -124,6 +131,7 @@ impl Pool {
     /// Takes its part of the configuration; `new_backend` makes those that were not there.
     pub(super) fn configure(
         &mut self,
+        now: Duration,
         position: usize,
         service: &Service,
         mut new_backend: impl FnMut(SocketAddr) -> Option<Backend>,
@@ -131,6 +139,9 @@ impl Pool {
         self.removed = false;
         self.position = position;
         self.name.clone_from(&service.name);
+        if self.settings.is_none() && self.tracking != Tracking::Minimal {
+            self.coming_up_until = Some(now.saturating_add(COMING_UP));
+        }
         self.settings = Some(Settings::of(service));
         self.forward = service.forward;
         self.tracking = match (service.tracking, service.forward) {
@@ -177,8 +188,10 @@ impl Pool {
         let forward = self.forward;
         let next_hop = |ip: IpAddr| usable(next_hop(ip), forward);
         self.advance(now, &mut settled, effects);
+        self.end_coming_up(now);
         self.decide_panic(next_hop, effects);
         let mut takers = BTreeMap::new();
+        let tracking = self.tracking_in_force();
         for backend in self.backends.values_mut() {
             let next_hop: &Resolution = &next_hop(backend.address.ip());
             let accepts_new =
@@ -196,7 +209,7 @@ impl Pool {
                 vip_port: self.address.port,
                 protocol: self.address.protocol,
                 forward: self.forward,
-                tracking: self.tracking,
+                tracking,
                 next_hop: next_hop.as_ref().and_then(|resolution| resolution.as_ref().ok().copied()),
                 accepts_new,
             };
@@ -275,11 +288,28 @@ impl Pool {
 
     /// What the tracking of its flows asks of slots that change hands.
     fn rule(&self) -> Rule {
-        match (self.tracking, self.address.protocol) {
+        match (self.tracking_in_force(), self.address.protocol) {
             (Tracking::Minimal, Protocol::Tcp) => Rule::Remembered { idle: IDLE_TCP },
             (Tracking::Minimal, Protocol::Udp) => Rule::Remembered { idle: IDLE_UDP },
             (Tracking::Off, _) => Rule::Forgotten,
             (Tracking::Auto | Tracking::Full, _) => Rule::Recorded,
+        }
+    }
+
+    fn tracking_in_force(&self) -> Tracking {
+        match self.tracking {
+            Tracking::Minimal if self.coming_up_until.is_some() => Tracking::Full,
+            tracking => tracking,
+        }
+    }
+
+    /// What has moved so far has been recorded, so the next sweep tells which slots need their memory.
+    fn end_coming_up(&mut self, now: Duration) {
+        let Some(until) = self.coming_up_until else { return };
+        let mut enabled = self.backends.values().filter(|backend| backend.is_enabled());
+        let complete = enabled.all(|backend| backend.published.is_some_and(|entry| entry.accepts_new));
+        if complete || now >= until {
+            self.coming_up_until = None;
         }
     }
 
@@ -307,7 +337,7 @@ impl Pool {
             port: self.address.port,
             protocol: self.address.protocol,
             forward: self.forward,
-            tracking: self.tracking,
+            tracking: self.tracking_in_force(),
             scheduler: settings.scheduler,
             affinity: settings.affinity,
             slot_count: self.slot_count(),

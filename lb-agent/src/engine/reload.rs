@@ -91,7 +91,7 @@ impl Engine {
         let Some(pool) = self.pools.get_mut(&address) else { return };
         self.names.insert(service.name.clone(), address);
         let ids = &mut self.backend_ids;
-        pool.configure(position, service, |backend| {
+        pool.configure(self.now, position, service, |backend| {
             ids.take().and_then(BackendId::new).map(|id| Backend::new(id, backend))
         });
         for (backend, known) in &mut pool.backends {

@@ -2,6 +2,7 @@
 
 mod generated;
 mod rows;
+mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
