@@ -34,7 +34,8 @@ fn services(lab: &Lab, forward: &'static str, crossed: bool) -> Vec<Service> {
         let member =
             |(member, backend): (Member, &lb_tests::lab::Backend)| Member { address: backend.address(outer), ..member };
         let backends = service.backends.clone().into_iter().zip(&lab.backends).map(member).collect();
-        Service { forward, backends, ..service }
+        // Those that a reload has replaced may have flows that nobody recorded, and would be waited for.
+        Service { forward, backends, drain_timeout: Duration::from_secs(1), ..service }
     };
     vec![of(Service::web(lab), Family::V4), of(Service::web6(lab), Family::V6)]
 }

@@ -180,12 +180,11 @@ impl Moves {
             // It returns to the backend whose flows are not recorded; those that opened meanwhile are.
             return Slot::new(wanted, current, SlotState::Tracked);
         }
-        let by_need = current == 0 || !takes_new(current);
         if old.state() == SlotState::Moving {
-            // Flows that are not recorded still are those of before the first move.
-            return if by_need { Slot::new(wanted, previous, SlotState::Moving) } else { old };
+            // Every flow since the first move is recorded, so another one costs nothing: those that are not are still those of before.
+            return Slot::new(wanted, previous, SlotState::Moving);
         }
-        if !by_need {
+        if current != 0 && takes_new(current) {
             let was_stable = old.state() == SlotState::Stable;
             if allowance.moves == 0 || (was_stable && allowance.unstable == 0) {
                 return old;
@@ -311,6 +310,22 @@ mod tests {
         assert!(moves.forget(1));
         assert_eq!((moves.slots()[0].previous(), moves.slots()[0].state()), (0, SlotState::Tracked));
         assert!(!moves.forget(1));
+    }
+
+    /// Backends that take over from others come up one after the other: the first does not keep what it got for want of the others.
+    #[test]
+    fn who_moves_may_move_again_at_once() {
+        let mut moves = filled(100);
+        moves.advance(at(60), &wanted(0), |backend| backend == 2, RULE);
+        let three: Vec<u16> = (0..SLOTS as u16).map(|slot| 2 + slot % 2).collect();
+        assert!(moves.advance(at(61), &three, |backend| backend != 1, RULE));
+        assert!(moves.slots().iter().zip(&three).all(|(slot, wanted)| slot.current() == *wanted));
+        assert!(
+            moves.slots().iter().all(|slot| slot.owner_of_unrecorded(false) == 1),
+            "who is not recorded is as old as ever"
+        );
+        assert!(moves.advance(at(60 + IDLE.as_secs()), &three, |_| true, RULE), "its time began with the first move");
+        assert_eq!(moves.counts().tracked, SLOTS);
     }
 
     #[test]
