@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use tokio::io::BufStream;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -64,6 +64,13 @@ impl Report {
     /// Requires that nothing failed.
     pub fn unbroken(&self, what: &str) -> Result<()> {
         self.unbroken_since(what, None)
+    }
+
+    /// Requires that all failures are those of connections to this backend.
+    pub fn broken_only_with(&self, backend: &str) -> Result<()> {
+        let other = self.failures.iter().find(|failure| failure.backend.as_deref() != Some(backend));
+        ensure!(other.is_none(), "a connection to another backend broke: {other:?}");
+        Ok(())
     }
 
     /// Requires that no request failed that was begun after the given moment.

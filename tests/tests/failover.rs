@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use lb_tests::agent::Agent;
 use lb_tests::clients;
 use lb_tests::config::{Config, Service};
-use lb_tests::connections::{Arrivals, LongLived, Report};
+use lb_tests::connections::{Arrivals, LongLived};
 use lb_tests::lab::address::Family;
 use lb_tests::lab::process::Running;
 use lb_tests::lab::{FAR_END, Lab, Options, netlink, with_lab};
@@ -82,13 +82,6 @@ fn names<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
     names.map(str::to_owned).into()
 }
 
-/// Failures may only be those of connections to this backend.
-fn only_connections_of(report: &Report, backend: &str) -> Result<()> {
-    let others = report.failures.iter().find(|failure| failure.backend.as_deref() != Some(backend));
-    ensure!(others.is_none(), "a connection to another backend broke: {others:?}");
-    Ok(())
-}
-
 #[test]
 fn a_killed_backend_is_out_in_time_and_comes_back() {
     with_lab(Options::default(), |lab| {
@@ -103,7 +96,7 @@ fn a_killed_backend_is_out_in_time_and_comes_back() {
         arrivals.wait_for_more(300)?;
         arrivals.report().unbroken_since("connections after the backend was out", Some(out))?;
         ensure!(scene.answering()? == names(["b1", "b2"]));
-        only_connections_of(&long_lived.report(), "b3")?;
+        long_lived.report().broken_only_with("b3")?;
 
         scene.start_server(3)?;
         scene.agent.wait_for_state("web", "b3", "up", scene.recovery())?;
@@ -112,7 +105,7 @@ fn a_killed_backend_is_out_in_time_and_comes_back() {
             Ok(())
         })?;
         arrivals.stop().unbroken_since("connections after the backend was out", Some(out))?;
-        only_connections_of(&long_lived.close(), "b3")
+        long_lived.close().broken_only_with("b3")
     });
 }
 
@@ -207,7 +200,7 @@ fn a_disabled_backend_is_out_at_once_and_a_weight_shifts_the_share() {
         scene.agent.wait_for_state("web", "b2", "disabled", SLACK)?;
         ensure!(scene.answering()? == names(["b1", "b3"]));
         long_lived.wait_for_more(200)?;
-        only_connections_of(&long_lived.close(), "b2")?;
+        long_lived.close().broken_only_with("b2")?;
         scene.cli(&["backend", "enable", "web/b2"])?;
         scene.agent.wait_for_state("web", "b2", "up", scene.recovery())?;
 

@@ -145,6 +145,16 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Takes the link to a backend away, with its addresses and routes at both ends.
+    pub fn unplug(&self, backend: &Backend) -> Result<()> {
+        self.balancer.tokio(|| async { netlink::delete(&netlink::connect()?, &backend.device).await })
+    }
+
+    /// Makes a new one of the same name, with other hardware addresses.
+    pub fn plug(&self, backend: &Backend, options: &Options) -> Result<()> {
+        topology::plug_backend(self, backend, options)
+    }
+
     /// A directory for sockets, state and configuration; it goes with the lab, and everybody may look into it.
     pub fn dir(&self) -> &Path {
         self.scratch.path()

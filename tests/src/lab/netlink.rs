@@ -62,6 +62,12 @@ pub async fn set_up(handle: &Handle, name: &str, up: bool) -> Result<()> {
     handle.link().change(change.build()).execute().await.with_context(|| format!("setting {name} up: {up}"))
 }
 
+/// Its other end goes with it.
+pub async fn delete(handle: &Handle, name: &str) -> Result<()> {
+    let index = link(handle, name).await?.index;
+    handle.link().del(index).execute().await.with_context(|| format!("deleting {name}"))
+}
+
 pub async fn set_mac(handle: &Handle, name: &str, mac: [u8; 6]) -> Result<()> {
     let index = link(handle, name).await?.index;
     let change = LinkUnspec::new_with_index(index).address(mac.to_vec()).build();

@@ -5,7 +5,7 @@ use lb_agent::os::ethtool::{self, Offload};
 
 use super::address::Family;
 use super::namespace::Namespace;
-use super::{CLIENT_DEVICE, FAR_END, Lab, Offloads, Options, netlink, xdp};
+use super::{Backend, CLIENT_DEVICE, FAR_END, Lab, Offloads, Options, netlink, xdp};
 
 /// Before there is a device: what every device is to inherit, or what is true of the whole namespace.
 const SETTINGS: &[(&str, &str)] = &[
@@ -28,13 +28,8 @@ pub(super) fn wire(lab: &Lab, options: &Options) -> Result<()> {
         namespace.tokio(|| async { netlink::set_up(&netlink::connect()?, "lo", true).await })?;
     }
     settings(&lab.balancer, &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
-    add_links(lab)?;
+    plug(lab, CLIENT_DEVICE, &lab.client, |family| (family.balancer(), family.client()), options)?;
     for family in Family::ALL {
-        join(lab, &lab.client, CLIENT_DEVICE, family.client(), family.balancer(), family)?;
-        for backend in &lab.backends {
-            let (near, far) = (family.balancer_at(backend.number), family.backend(backend.number));
-            join(lab, &backend.namespace, &backend.device, far, near, family)?;
-        }
         default_route(&lab.balancer, family.client())?;
         if options.vip_on_balancer {
             lab.balancer.tokio(|| async {
@@ -42,34 +37,38 @@ pub(super) fn wire(lab: &Lab, options: &Options) -> Result<()> {
             })?;
         }
     }
-    for far in far_ends(lab) {
-        prepare_far_end(far, options)?;
-    }
-    Ok(())
+    lab.backends.iter().try_for_each(|backend| plug_backend(lab, backend, options))
 }
 
-fn far_ends(lab: &Lab) -> impl Iterator<Item = &Namespace> {
-    std::iter::once(&lab.client).chain(lab.backends.iter().map(|backend| &backend.namespace))
+/// The link to a backend, which must not be there.
+pub(super) fn plug_backend(lab: &Lab, backend: &Backend, options: &Options) -> Result<()> {
+    let ends = |family: Family| (family.balancer_at(backend.number), family.backend(backend.number));
+    plug(lab, &backend.device, &backend.namespace, ends, options)
 }
 
 fn settings(namespace: &Namespace, settings: &[(&str, &str)]) -> Result<()> {
     settings.iter().try_for_each(|(key, value)| namespace.sysctl(key, value))
 }
 
-/// The pairs, both ends up.
-fn add_links(lab: &Lab) -> Result<()> {
+/// A pair of devices, both up, with the addresses (near, far) of each family, and a far end as the options say.
+fn plug(
+    lab: &Lab,
+    device: &str,
+    far: &Namespace,
+    ends: impl Fn(Family) -> (std::net::IpAddr, std::net::IpAddr),
+    options: &Options,
+) -> Result<()> {
     lab.balancer.tokio(|| async {
         let handle = netlink::connect()?;
-        for (device, far) in lab.devices().iter().zip(far_ends(lab)) {
-            netlink::add_veth(&handle, device, FAR_END, std::os::fd::AsFd::as_fd(far)).await?;
-            netlink::set_up(&handle, device, true).await?;
-        }
-        anyhow::Ok(())
+        netlink::add_veth(&handle, device, FAR_END, std::os::fd::AsFd::as_fd(far)).await?;
+        netlink::set_up(&handle, device, true).await
     })?;
-    for far in far_ends(lab) {
-        far.tokio(|| async { netlink::set_up(&netlink::connect()?, FAR_END, true).await })?;
+    far.tokio(|| async { netlink::set_up(&netlink::connect()?, FAR_END, true).await })?;
+    for family in Family::ALL {
+        let (near, far_address) = ends(family);
+        join(lab, far, device, far_address, near, family)?;
     }
-    Ok(())
+    prepare_far_end(far, options)
 }
 
 /// Gives both ends of a link their addresses, and the far end its default route.
@@ -99,9 +98,15 @@ fn default_route(namespace: &Namespace, gateway: std::net::IpAddr) -> Result<()>
 fn prepare_far_end(far: &Namespace, options: &Options) -> Result<()> {
     if options.offloads == Offloads::FitForXdp {
         far.enter(|| {
-            for (offload, on) in
-                [(Offload::TxChecksum, false), (Offload::Tso, false), (Offload::Gso, false), (Offload::Gro, true)]
-            {
+            let now = ethtool::offloads(FAR_END)?;
+            let wanted = [
+                (Offload::TxChecksum, now.tx_checksum, false),
+                (Offload::Tso, now.tso, false),
+                (Offload::Gso, now.gso, false),
+                (Offload::Gro, now.gro, true),
+            ];
+            // An XDP program at the near end has switched some off already, and then nobody may.
+            for (offload, _, on) in wanted.into_iter().filter(|(_, is_on, on)| is_on != on) {
                 ethtool::set_offload(FAR_END, offload, on)?;
             }
             anyhow::Ok(())
