@@ -51,17 +51,19 @@ pub(super) enum Table {
     Default,
     /// Room for every flow here, but for one or two that meet a full bucket.
     Large,
+    /// More entries than ten million: 128 MiB.
+    Huge,
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 2] = [Self::Default, Self::Large];
+    pub(super) const ALL: [Self; 3] = [Self::Default, Self::Large, Self::Huge];
 
     /// At 524,288 flows one flow in fewer than this many meets a full bucket: 1.2 % of a Poisson distribution with mean 4 lie
     /// above 8, a millionth of one with mean 1.
     pub(super) fn full_buckets(self) -> u64 {
         match self {
             Self::Default => 50,
-            Self::Large => 10_000,
+            Self::Large | Self::Huge => 10_000,
         }
     }
 
@@ -69,6 +71,7 @@ impl Table {
         match self {
             Self::Default => lb_common::limits::DEFAULT_FLOW_ENTRIES,
             Self::Large => 4 << 20,
+            Self::Huge => 16 << 20,
         }
     }
 }
@@ -160,7 +163,7 @@ const fn udp(case: Case) -> Case {
     Case { protocol: Protocol::Udp, ..case }
 }
 
-pub(super) const ALL: [Case; 46] = [
+pub(super) const ALL: [Case; 48] = [
     Case { name: "not ours: passed on", ..BASE },
     requests("1 flow", 1),
     requests("4,096 flows", 4096),
@@ -168,7 +171,9 @@ pub(super) const ALL: [Case; 46] = [
     requests("524,288 flows", MANY),
     Case { table: Table::Default, ..requests("4,096 flows, table of 1Mi", 4096) },
     Case { table: Table::Default, ..requests("524,288 flows, table of 1Mi", MANY) },
+    Case { table: Table::Huge, ..requests("524,288 flows, table of 16Mi", MANY) },
     new("new flows"),
+    Case { table: Table::Huge, ..new("new flows, table of 16Mi") },
     Case { table: Table::Default, ..new("new flows, table of 1Mi, full") },
     Case { service: Service::Redirect, ..requests("1 flow, redirected", 1) },
     replies("1 flow, replies", 1),

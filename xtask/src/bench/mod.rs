@@ -123,8 +123,9 @@ fn packets(options: &Options) -> Result<()> {
         Bench::new(&lab)?.measure(options, &cases, &interrupt)
     });
     let report = report.and_then(|report| interrupt.check().map(|()| report));
-    lb_agent::dataplane::kernel::unload(&directory(&lab, Table::Default))?;
-    lb_agent::dataplane::kernel::unload(&directory(&lab, Table::Large))?;
+    for table in Table::ALL {
+        lb_agent::dataplane::kernel::unload(&directory(&lab, table))?;
+    }
     if lab.pin_dir().exists() {
         std::fs::remove_dir(lab.pin_dir()).context("removing the pin directory")?;
     }
@@ -147,7 +148,7 @@ fn directory(lab: &Lab, table: Table) -> PathBuf {
 struct Bench {
     programs: Programs,
     /// As [`Table::ALL`].
-    planes: [Plane; 2],
+    planes: Vec<Plane>,
 }
 
 impl Bench {
@@ -158,7 +159,7 @@ impl Bench {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let outside = runtime.block_on(async { netlink::link(&netlink::connect()?, CLIENT_DEVICE).await })?.index;
         let open = |table| Plane::open(&directory(lab, table), table, outside);
-        let planes = [open(Table::ALL[0])?, open(Table::ALL[1])?];
+        let planes = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>>>()?;
         planes.iter().try_for_each(|plane| plane.resolve_clients(&mut programs))?;
         Ok(Self { programs, planes })
     }
