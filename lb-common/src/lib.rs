@@ -12,6 +12,7 @@ pub mod allowance;
 pub mod checksum;
 pub mod counters;
 pub mod decap;
+pub mod filter;
 pub mod flow;
 pub mod hash;
 pub mod limits;

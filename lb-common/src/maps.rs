@@ -9,12 +9,13 @@ use crate::limits::SLOTS_PER_BLOCK;
 use crate::mode::ServiceMode;
 
 /// Goes up with every change of a key, a value, an encoding or the flow hash.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 pub const SERVICES_V4: &str = "SERVICES_V4";
 pub const SERVICES_V6: &str = "SERVICES_V6";
 pub const ENDPOINTS_V4: &str = "ENDPOINTS_V4";
 pub const ENDPOINTS_V6: &str = "ENDPOINTS_V6";
+pub const FILTERS: &str = "FILTERS";
 pub const BACKENDS: &str = "BACKENDS";
 pub const SLOT_TABLES: &str = "SLOT_TABLES";
 pub const FLOWS: &str = "FLOWS";
@@ -24,11 +25,12 @@ pub const EVENTS: &str = "EVENTS";
 pub const ANSWERS: &str = "ANSWERS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const ALL: [&str; 11] = [
+pub const ALL: [&str; 12] = [
     SERVICES_V4,
     SERVICES_V6,
     ENDPOINTS_V4,
     ENDPOINTS_V6,
+    FILTERS,
     BACKENDS,
     SLOT_TABLES,
     FLOWS,

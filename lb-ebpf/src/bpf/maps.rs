@@ -11,6 +11,7 @@ use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_jiffies64, bpf_xdp_adjust_
 use aya_ebpf::macros::btf_map;
 use lb_common::allowance::Allowance;
 use lb_common::counters::BackendCounters;
+use lb_common::filter::{self, Filter, Of, bit_v4, bit_v6};
 use lb_common::flow::{BUCKET_ENTRIES, Bucket, TIME_MASK};
 use lb_common::hash::{KEY_WORDS, Key};
 use lb_common::limits::{EVENT_BYTES, MAX_SERVICE_ID, SLOTS, SLOTS_PER_BLOCK, slot_blocks};
@@ -35,6 +36,10 @@ static ENDPOINTS_V4: HashMap<KeyV4, u32, 1024> = HashMap::new();
 
 #[btf_map]
 static ENDPOINTS_V6: HashMap<KeyV6, u32, 1024> = HashMap::new();
+
+/// By [`Of`], asked before the maps above.
+#[btf_map]
+static FILTERS: Array<Filter, { filter::FILTERS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Mapped, because only then do values start on a page and each backend fills exactly one cache line. Load.
 #[btf_map]
@@ -94,6 +99,11 @@ pub(super) fn now() -> u32 {
     (jiffies >> constant(&TIME_SHIFT)) as u32 & TIME_MASK
 }
 
+#[inline(always)]
+fn may_have(of: Of, bit: u32) -> bool {
+    FILTERS.get(of as u32).is_some_and(|filter| filter.may_have(bit))
+}
+
 pub(super) struct SecretKey;
 
 impl Key for SecretKey {
@@ -134,6 +144,9 @@ impl Tables for Live {
 
     #[inline(always)]
     fn service_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&Service> {
+        if !may_have(Of::Services, bit_v4(address, port)) {
+            return None;
+        }
         // SAFETY: elements of a preallocated hash map may be reused while they are read; a service that is being
         // removed may then be taken for another for one packet, as with any update that races with a packet.
         unsafe { SERVICES_V4.get(&KeyV4 { address, port, protocol, zero: 0 }) }
@@ -141,18 +154,27 @@ impl Tables for Live {
 
     #[inline(always)]
     fn service_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&Service> {
+        if !may_have(Of::Services, bit_v6(address, port)) {
+            return None;
+        }
         // SAFETY: as above.
         unsafe { SERVICES_V6.get(&KeyV6 { address, port, protocol, zero: 0 }) }
     }
 
     #[inline(always)]
     fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<u32> {
+        if !may_have(Of::Endpoints, bit_v4(address, port)) {
+            return None;
+        }
         // SAFETY: as above; the value is one word.
         unsafe { ENDPOINTS_V4.get(&KeyV4 { address, port, protocol, zero: 0 }).copied() }
     }
 
     #[inline(always)]
     fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<u32> {
+        if !may_have(Of::Endpoints, bit_v6(address, port)) {
+            return None;
+        }
         // SAFETY: as above.
         unsafe { ENDPOINTS_V6.get(&KeyV6 { address, port, protocol, zero: 0 }).copied() }
     }

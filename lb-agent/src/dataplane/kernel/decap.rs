@@ -11,8 +11,8 @@ use lb_common::decap::{ADDRESSES, COUNTERS, Counter, MAPPED_BITS, PROGRAM, SOURC
 
 use super::attach::{Mode, refused};
 use super::error::KernelError;
+use super::keys::to_words;
 use super::object::{load_error, missing, rejected};
-use super::tables::to_words;
 use crate::model::prefix::Prefix;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-decap"));

@@ -9,7 +9,7 @@ use zerocopy::FromBytes as _;
 
 use super::Kernel;
 use super::error::KernelError;
-use super::tables::from_words;
+use super::keys::from_words;
 
 /// The ring buffer's reading end. Readable, in the sense of `poll`, when there is something in it.
 #[expect(missing_debug_implementations, reason = "aya's maps have none, and there is nothing to see")]

@@ -10,7 +10,7 @@ use lb_common::route::Route;
 
 use super::Kernel;
 use super::error::KernelError;
-use super::tables::{protocol_number, to_words};
+use super::keys::{protocol_number, to_words};
 use crate::model::config::Protocol;
 
 /// A client's packet: the next one of this flow.

@@ -9,14 +9,17 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError};
+use lb_common::filter::Of;
 use lb_common::limits::{SLOTS_PER_BLOCK, slot_blocks};
 use lb_common::maps::{self, BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, KeyV4, KeyV6, Service, SlotBlock};
 use lb_common::mode::{Forwarding, ServiceMode};
-use lb_common::packet::ip::{TCP, UDP};
+use lb_common::packet::ip::UDP;
 use lb_common::slot::Slot;
 use zerocopy::transmute;
 
 use super::error::KernelError;
+use super::filters::Filters;
+use super::keys::{Key, from_words, key, keys, protocol_number, raw_v4, raw_v6, to_words, vip_of};
 use super::mapped::Mapped;
 use super::pins::{Meta, Pins};
 use crate::model::config::Protocol;
@@ -51,6 +54,7 @@ pub struct Tables {
     services_v6: ServiceMapV6,
     endpoints_v4: EndpointMapV4,
     endpoints_v6: EndpointMapV6,
+    filters: Filters,
     backends: Mapped,
     slot_tables: ArrayOfMaps<MapData, Array<MapData, Block>>,
     /// The same map once more: read this way it gives file descriptors, which aya's typed arrays keep to themselves.
@@ -64,11 +68,19 @@ impl Tables {
     pub(super) fn open(pins: &Pins, meta: &Meta) -> Result<Self, KernelError> {
         let backends = pins.map_data(maps::BACKENDS)?;
         let bytes = meta.backend_capacity as usize * size_of::<Backend>();
+        let services_v4: ServiceMapV4 = typed(pins, maps::SERVICES_V4)?;
+        let services_v6: ServiceMapV6 = typed(pins, maps::SERVICES_V6)?;
+        let endpoints_v4: EndpointMapV4 = typed(pins, maps::ENDPOINTS_V4)?;
+        let endpoints_v6: EndpointMapV6 = typed(pins, maps::ENDPOINTS_V6)?;
+        let services = keys(services_v4.keys(), services_v6.keys()).map_err(KernelError::map("services"))?;
+        let endpoints = keys(endpoints_v4.keys(), endpoints_v6.keys()).map_err(KernelError::map("endpoints"))?;
+        let filters = Filters::open(pins, &services, &endpoints)?;
         Ok(Self {
-            services_v4: typed(pins, maps::SERVICES_V4)?,
-            services_v6: typed(pins, maps::SERVICES_V6)?,
-            endpoints_v4: typed(pins, maps::ENDPOINTS_V4)?,
-            endpoints_v6: typed(pins, maps::ENDPOINTS_V6)?,
+            filters,
+            services_v4,
+            services_v6,
+            endpoints_v4,
+            endpoints_v6,
             backends: Mapped::new(backends.fd().as_fd(), bytes).map_err(KernelError::io("map the backends"))?,
             slot_tables: typed(pins, maps::SLOT_TABLES)?,
             slot_table_maps: typed(pins, maps::SLOT_TABLES)?,
@@ -112,18 +124,30 @@ impl Tables {
     ) -> Result<(), KernelError> {
         self.slot_table(id, slots)?;
         let value: [u8; 8] = transmute!(Service { id, mode, slots });
-        match key(vip) {
-            Key::V4(key) => self.services_v4.insert(key, value, 0).map_err(KernelError::map(maps::SERVICES_V4)),
-            Key::V6(key) => self.services_v6.insert(key, value, 0).map_err(KernelError::map(maps::SERVICES_V6)),
+        let key = key(vip);
+        let is_new = match &key {
+            Key::V4(key) => self.services_v4.get(&raw_v4(*key), 0).is_err(),
+            Key::V6(key) => self.services_v6.get(&raw_v6(*key), 0).is_err(),
+        };
+        if is_new {
+            self.filters.enter(Of::Services, &key);
+        }
+        match key {
+            Key::V4(key) => self.services_v4.insert(raw_v4(key), value, 0).map_err(KernelError::map(maps::SERVICES_V4)),
+            Key::V6(key) => self.services_v6.insert(raw_v6(key), value, 0).map_err(KernelError::map(maps::SERVICES_V6)),
         }
     }
 
     /// # Errors
     /// When the kernel refuses it; a service that is not there is no error.
     pub fn remove_service(&mut self, vip: ServiceAddress, id: u16) -> Result<(), KernelError> {
-        match key(vip) {
-            Key::V4(key) => gone(self.services_v4.remove(&key), maps::SERVICES_V4)?,
-            Key::V6(key) => gone(self.services_v6.remove(&key), maps::SERVICES_V6)?,
+        let key = key(vip);
+        let was_there = match &key {
+            Key::V4(key) => gone(self.services_v4.remove(&raw_v4(*key)), maps::SERVICES_V4)?,
+            Key::V6(key) => gone(self.services_v6.remove(&raw_v6(*key)), maps::SERVICES_V6)?,
+        };
+        if was_there {
+            self.filters.leave(Of::Services, &key);
         }
         self.mapped.remove(&id);
         // The empty inner map takes the place of the table, whose memory goes with its last reader.
@@ -218,14 +242,21 @@ impl Tables {
         }
         // An endpoint that moved to another service has two numbers while the old one drains: replies belong to the new.
         let may_take = |holder: Option<u32>| endpoint.accepts_new || holder.is_none_or(|holder| holder == number);
-        match key(own) {
-            Key::V4(key) if may_take(self.endpoints_v4.get(&key, 0).ok()) => {
-                self.endpoints_v4.insert(key, number, 0).map_err(KernelError::map(maps::ENDPOINTS_V4))
+        let key = key(own);
+        let holder = self.endpoint(&key);
+        if !may_take(holder) {
+            return Ok(());
+        }
+        if holder.is_none() {
+            self.filters.enter(Of::Endpoints, &key);
+        }
+        match key {
+            Key::V4(key) => {
+                self.endpoints_v4.insert(raw_v4(key), number, 0).map_err(KernelError::map(maps::ENDPOINTS_V4))
             }
-            Key::V6(key) if may_take(self.endpoints_v6.get(&key, 0).ok()) => {
-                self.endpoints_v6.insert(key, number, 0).map_err(KernelError::map(maps::ENDPOINTS_V6))
+            Key::V6(key) => {
+                self.endpoints_v6.insert(raw_v6(key), number, 0).map_err(KernelError::map(maps::ENDPOINTS_V6))
             }
-            _ => Ok(()),
         }
     }
 
@@ -244,14 +275,25 @@ impl Tables {
 
     /// The endpoint may belong to another number; then it stays.
     fn remove_endpoint(&mut self, own: ServiceAddress, number: u32) -> Result<(), KernelError> {
-        match key(own) {
-            Key::V4(key) if self.endpoints_v4.get(&key, 0).ok() == Some(number) => {
-                gone(self.endpoints_v4.remove(&key), maps::ENDPOINTS_V4)
-            }
-            Key::V6(key) if self.endpoints_v6.get(&key, 0).ok() == Some(number) => {
-                gone(self.endpoints_v6.remove(&key), maps::ENDPOINTS_V6)
-            }
-            _ => Ok(()),
+        let key = key(own);
+        if self.endpoint(&key) != Some(number) {
+            return Ok(());
+        }
+        let was_there = match &key {
+            Key::V4(key) => gone(self.endpoints_v4.remove(&raw_v4(*key)), maps::ENDPOINTS_V4)?,
+            Key::V6(key) => gone(self.endpoints_v6.remove(&raw_v6(*key)), maps::ENDPOINTS_V6)?,
+        };
+        if was_there {
+            self.filters.leave(Of::Endpoints, &key);
+        }
+        Ok(())
+    }
+
+    /// The number that replies of this endpoint belong to.
+    fn endpoint(&self, key: &Key) -> Option<u32> {
+        match key {
+            Key::V4(key) => self.endpoints_v4.get(&raw_v4(*key), 0).ok(),
+            Key::V6(key) => self.endpoints_v6.get(&raw_v6(*key), 0).ok(),
         }
     }
 
@@ -374,54 +416,12 @@ fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> 
     T::try_from(pins.map(name)?).map_err(KernelError::map(name))
 }
 
-fn gone(result: Result<(), MapError>, name: &'static str) -> Result<(), KernelError> {
+/// Whether something was there to be removed.
+fn gone(result: Result<(), MapError>, name: &'static str) -> Result<bool, KernelError> {
     match result {
-        Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(error) => Err(KernelError::map(name)(error)),
     }
-}
-
-enum Key {
-    V4([u8; 8]),
-    V6([u8; 20]),
-}
-
-fn key(vip: ServiceAddress) -> Key {
-    let (port, protocol) = (vip.port.to_be(), protocol_number(vip.protocol));
-    match vip.vip {
-        IpAddr::V4(address) => {
-            let address = u32::from_ne_bytes(address.octets());
-            Key::V4(transmute!(KeyV4 { address, port, protocol, zero: 0 }))
-        }
-        IpAddr::V6(_) => Key::V6(transmute!(KeyV6 { address: to_words(vip.vip), port, protocol, zero: 0 })),
-    }
-}
-
-fn vip_of(address: IpAddr, port: u16, protocol: u8) -> Option<ServiceAddress> {
-    let protocol = match protocol {
-        TCP => Protocol::Tcp,
-        UDP => Protocol::Udp,
-        _ => return None,
-    };
-    Some(ServiceAddress { vip: address, port: u16::from_be(port), protocol })
-}
-
-pub(super) fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => TCP,
-        Protocol::Udp => UDP,
-    }
-}
-
-pub(super) fn to_words(address: IpAddr) -> [u32; 4] {
-    match address {
-        IpAddr::V4(address) => [u32::from_ne_bytes(address.octets()), 0, 0, 0],
-        IpAddr::V6(address) => transmute!(address.octets()),
-    }
-}
-
-pub(super) fn from_words(words: [u32; 4], v6: bool) -> IpAddr {
-    let octets: [u8; 16] = transmute!(words);
-    if v6 { IpAddr::from(octets) } else { IpAddr::from(words[0].to_ne_bytes()) }
 }
