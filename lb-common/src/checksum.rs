@@ -45,6 +45,12 @@ impl Change {
         !fold(self.0)
     }
 
+    /// As a one's complement sum, for the kernel's helpers: 0 and 0xffff change nothing.
+    #[inline(always)]
+    pub const fn sum(self) -> u16 {
+        fold(self.0)
+    }
+
     /// Both changes.
     #[inline(always)]
     pub const fn plus(self, other: Self) -> Self {

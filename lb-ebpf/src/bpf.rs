@@ -2,28 +2,34 @@
 
 mod fib;
 mod maps;
+mod tc;
+mod xdp;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::bpf_redirect;
-use aya_ebpf::macros::xdp;
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use lb_ebpf::hook::Hook as _;
 use lb_ebpf::packet::Verdict;
 use lb_ebpf::steps;
 use maps::{DryRun, Live};
+use tc::TcHook;
+use xdp::XdpHook;
 
 /// The kernel hands out helpers for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// The load balancer. Inlined into the wrapper that the attribute makes: the call between them would cost each packet six
-/// nanoseconds.
+/// The load balancer at XDP. Inlined into the wrapper that the attribute makes: the call between them would cost each packet
+/// six nanoseconds.
 #[xdp]
 #[inline(always)]
 fn balance(ctx: XdpContext) -> u32 {
-    let tables = Live::new(ctx.as_ptr());
-    match steps::balance(&tables, tables.frame()) {
+    let hook = XdpHook(ctx.as_ptr().cast());
+    match steps::balance(&Live(hook), hook.frame()) {
         Verdict::Pass => XDP_PASS,
         Verdict::Drop => XDP_DROP,
         Verdict::Return => XDP_TX,
@@ -33,13 +39,27 @@ fn balance(ctx: XdpContext) -> u32 {
     }
 }
 
+/// The load balancer at tc. What it passes, other programs at this hook get to see.
+#[classifier]
+#[inline(always)]
+fn balance_tc(ctx: TcContext) -> i32 {
+    let hook = TcHook(ctx.as_ptr().cast());
+    let ifindex = match steps::balance(&Live(hook), hook.frame_with_headers()) {
+        Verdict::Pass => return TC_ACT_UNSPEC,
+        Verdict::Drop => return TC_ACT_SHOT as i32,
+        Verdict::Return => hook.ifindex(),
+        Verdict::Send { ifindex } => ifindex,
+    };
+    // SAFETY: as above.
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
+}
+
 /// Which backend would this packet get? Run with BPF_PROG_TEST_RUN, never attached; changes and counts nothing.
 /// The answer is [`lb_common::route::Route`], packed.
 #[xdp]
 fn route(ctx: XdpContext) -> u32 {
-    let tables = Live::new(ctx.as_ptr());
-    let frame = tables.frame();
-    steps::route(&DryRun(tables), frame)
+    let hook = XdpHook(ctx.as_ptr().cast());
+    steps::route(&DryRun(Live(hook)), hook.frame())
 }
 
 /// The kernel's clock in the unit of flow entries, for the agent. Never attached.

@@ -10,9 +10,10 @@ use lb_common::packet::cursor::Cursor;
 use lb_common::packet::ip::Header;
 use lb_common::packet::outer::{Ends, Inner, Outer, OuterV4, OuterV6, UDP_LENGTH, write_gue, write_ipip};
 use lb_common::packet::transport::Transport;
-use lb_common::packet::{ETHERNET, Ethernet, rewrite};
+use lb_common::packet::{Ethernet, rewrite};
 use lb_common::reason::Reason;
 
+use crate::hook::Hook as _;
 use crate::packet::{Packet, Verdict, refuse};
 use crate::tables::{Family, Hop, HopQuery, Tables};
 use crate::too_big;
@@ -25,7 +26,7 @@ pub(crate) fn send<H: Family, P: Transport, T: Tables>(
     hash: FlowHash,
     backend: &Backend,
 ) -> Verdict {
-    if let Some(mtu) = too_small(packet.length(), mode, backend) {
+    if let Some(mtu) = too_small(packet.length_on_wire(tables), mode, backend) {
         return too_big::answer(tables, packet.ethernet, packet.ip, mtu);
     }
     match mode {
@@ -61,7 +62,7 @@ fn nat<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, ba
         let query = HopQuery {
             source: packet.ip.source(),
             destination: address,
-            length: packet.length(),
+            length: packet.length_on_wire(tables),
             protocol: P::PROTOCOL,
             class: packet.ip.class(),
         };
@@ -74,8 +75,9 @@ fn nat<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, ba
             Hop::Refused(reason) => return refuse(tables, reason),
         }
     };
-    rewrite::destination(packet.ip, packet.transport, address, backend.port);
     packet.ethernet.set_addresses(destination, source);
+    let rewritten = rewrite::destination(packet.ip, packet.transport, address, backend.port);
+    tables.hook().update_checksum(packet.ip, packet.transport, rewritten);
     Verdict::Send { ifindex }
 }
 
@@ -102,12 +104,16 @@ pub(crate) fn send_whole<H: Header, T: Tables>(
     if backend.flags & Backend::RESOLVED == 0 {
         return refuse(tables, Reason::Unresolved);
     }
+    packet.ip.forward();
+    tables.hook().hop_taken::<H>();
     let v6 = backend.flags & Backend::IPV6 != 0;
     match mode {
-        Forwarding::Ipip if v6 => tunnel::<H, OuterV6, T, false>(tables, packet, hash, backend),
-        Forwarding::Ipip => tunnel::<H, OuterV4, T, false>(tables, packet, hash, backend),
-        Forwarding::Gue if v6 => tunnel::<H, OuterV6, T, true>(tables, packet, hash, backend),
-        Forwarding::Gue => tunnel::<H, OuterV4, T, true>(tables, packet, hash, backend),
+        Forwarding::Ipip if v6 => tunnel::<H, OuterV6, T, { OuterV6::LENGTH }>(tables, packet, hash, backend),
+        Forwarding::Ipip => tunnel::<H, OuterV4, T, { OuterV4::LENGTH }>(tables, packet, hash, backend),
+        Forwarding::Gue if v6 => {
+            tunnel::<H, OuterV6, T, { OuterV6::LENGTH + UDP_LENGTH }>(tables, packet, hash, backend)
+        }
+        Forwarding::Gue => tunnel::<H, OuterV4, T, { OuterV4::LENGTH + UDP_LENGTH }>(tables, packet, hash, backend),
         Forwarding::Dsr | Forwarding::Nat | Forwarding::Snat => dsr(packet, backend),
     }
 }
@@ -115,32 +121,31 @@ pub(crate) fn send_whole<H: Header, T: Tables>(
 /// In a frame for the backend, on one of our links.
 #[inline(always)]
 fn dsr<H: Header>(packet: Whole<H>, backend: &Backend) -> Verdict {
-    packet.ip.forward();
     packet.ethernet.set_addresses(backend.destination_mac, backend.source_mac);
     Verdict::Send { ifindex: backend.ifindex }
 }
 
-/// In a packet of our own to the backend.
+/// In a packet of our own to the backend, with `HEAD` bytes in front of the client's.
 #[inline(always)]
-fn tunnel<H: Header, O: Outer, T: Tables, const GUE: bool>(
+fn tunnel<H: Header, O: Outer, T: Tables, const HEAD: usize>(
     tables: &T,
     packet: Whole<H>,
     hash: FlowHash,
     backend: &Backend,
 ) -> Verdict {
-    let overhead = O::LENGTH + if GUE { UDP_LENGTH } else { 0 };
+    let gue = HEAD != O::LENGTH;
     let (class, entropy) = (packet.ip.class(), hash.tag());
     let ends = Ends { source: backend.own, destination: backend.address, class, entropy };
     let inner = Inner { length: packet.length, protocol: H::INNER };
-    packet.ip.forward();
-    // What is in front of the IP header makes room, too.
-    let more = overhead as i32 + ETHERNET as i32 - packet.ip.offset() as i32;
-    let Some(frame) = tables.move_start(-more) else {
+    let Some(frame) = tables.hook().encapsulate::<O>(packet.ip.offset(), gue) else {
         return refuse(tables, Reason::NoHeadroom);
     };
-    let written = if GUE { write_gue::<O>(frame, &ends, inner) } else { write_ipip::<O>(frame, &ends, inner) };
+    let written = if gue { write_gue::<O>(frame, &ends, inner) } else { write_ipip::<O>(frame, &ends, inner) };
     match written.and_then(|()| frame_for::<O>(frame, backend)) {
-        Some(()) => Verdict::Send { ifindex: backend.ifindex },
+        Some(()) => {
+            tables.hook().encapsulated::<HEAD>(frame);
+            Verdict::Send { ifindex: backend.ifindex }
+        }
         None => refuse(tables, Reason::NoHeadroom),
     }
 }

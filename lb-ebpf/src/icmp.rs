@@ -3,6 +3,7 @@
 //!
 //! Nothing is recorded: an error proves nothing about who sent it.
 
+use lb_common::checksum::Change;
 use lb_common::flow::{self, FlowEntry};
 use lb_common::hash::FlowHash;
 use lb_common::maps::{Backend, Service};
@@ -11,11 +12,13 @@ use lb_common::packet::Ethernet;
 use lb_common::packet::cursor::Cursor;
 use lb_common::packet::icmp::{Icmp, Quote};
 use lb_common::packet::ip::Header;
+use lb_common::packet::rewrite::Rewritten;
 use lb_common::packet::transport::ports;
 use lb_common::reason::Reason;
 use lb_common::slot::Slot;
 
 use crate::forward::{self, Whole};
+use crate::hook::Hook as _;
 use crate::packet::{Verdict, refuse};
 use crate::tables::{Family, Hop, HopQuery, Tables};
 
@@ -105,14 +108,10 @@ fn to_translated<H: Family, T: Tables>(tables: &T, error: &Error<H>, backend: &B
     }
     let (quote, vip) = (error.quote, error.quote.ip.source());
     let address = H::address_from_words(&backend.address);
-    let mut change = quote.set_source(address, backend.port);
-    if !H::HAS_CHECKSUM {
-        // ICMPv6 covers the outer addresses as well.
-        change = change.plus(H::address_change(vip, address));
-    }
-    error.icmp.update_checksum(change);
-    error.ip.forward_to(address);
     error.ethernet.set_addresses(backend.destination_mac, backend.source_mac);
+    error.ip.forward_to(address);
+    let rest = quote.set_source(address, backend.port);
+    tables.hook().update_checksum(error.ip, error.icmp, Rewritten { addresses: outer::<H>(vip, address), rest });
     Verdict::Send { ifindex: backend.ifindex }
 }
 
@@ -168,14 +167,17 @@ fn to_client<H: Family, T: Tables>(tables: &T, error: &Error<H>, id: u32) -> Ver
         counters.reply_packets += 1;
         counters.reply_bytes += bytes;
     });
-    let mut change = quote.set_destination(vip, backend.vip_port);
-    if !H::HAS_CHECKSUM {
-        change = change.plus(H::address_change(sender, source));
-    }
-    error.icmp.update_checksum(change);
-    error.ip.forward_from(source);
     error.ethernet.set_addresses(destination_mac, source_mac);
+    error.ip.forward_from(source);
+    let rest = quote.set_destination(vip, backend.vip_port);
+    tables.hook().update_checksum(error.ip, error.icmp, Rewritten { addresses: outer::<H>(sender, source), rest });
     Verdict::Send { ifindex }
+}
+
+/// What the outer addresses change in the error's checksum: ICMPv6 covers them.
+#[inline(always)]
+fn outer<H: Header>(old: H::Address, new: H::Address) -> Change {
+    if H::HAS_CHECKSUM { Change::NONE } else { H::address_change(old, new) }
 }
 
 #[inline(always)]

@@ -1,5 +1,5 @@
-//! The order of steps that a packet takes, generic over where the tables live, so that the XDP program, its dry run (for
-//! `lb-agent flow route`) and host tests execute the same decisions. `main.rs` holds the maps and the entry points.
+//! The order of steps that a packet takes, generic over where the tables live and at which hook it is met, so that the programs for
+//! XDP and tc and the dry run (for `lb-agent flow route`) execute the same decisions. `main.rs` holds the maps and the entry points.
 //!
 //! Everything is inlined into its entry point: a call from BPF to BPF costs six nanoseconds, a copied struct a `memcpy`.
 
@@ -8,6 +8,7 @@
 mod choice;
 pub mod decap;
 pub mod forward;
+pub mod hook;
 pub mod icmp;
 pub mod packet;
 pub mod reply;

@@ -6,6 +6,7 @@ use lb_common::packet::ip::{Header, TCP};
 use lb_common::packet::transport::Transport;
 use lb_common::reason::{Outcome, Reason};
 
+use crate::hook::Hook as _;
 use crate::tables::Tables;
 
 /// What becomes of a frame.
@@ -36,6 +37,18 @@ impl<H: Header, P: Transport> Packet<H, P> {
     #[inline(always)]
     pub(crate) fn length(&self) -> u16 {
         (self.ip.packet_end() - self.ip.offset()) as u16
+    }
+
+    /// Bytes of the IP packets that this one stands for, of the largest of them.
+    #[inline(always)]
+    pub(crate) fn length_on_wire<T: Tables>(&self, tables: &T) -> u16 {
+        match tables.hook().segment() {
+            None => self.length(),
+            Some(payload) => {
+                let headers = self.ip.payload_offset() - self.ip.offset() + self.transport.header_length();
+                (headers + payload) as u16
+            }
+        }
     }
 
     /// What no well-behaved sender makes, and what we do not forward, in the order in which it is told.

@@ -9,6 +9,7 @@ use lb_common::packet::transport::{Transport, ports};
 use lb_common::reason::Reason;
 use lb_common::slot::{Slot, SlotState};
 
+use crate::hook::Hook as _;
 use crate::packet::{Packet, Verdict, refuse};
 use crate::tables::{Family, Hop, HopQuery, Tables};
 
@@ -35,7 +36,7 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(tables: &T, packet: &P
     let query = HopQuery {
         source: vip,
         destination: packet.ip.destination(),
-        length: packet.length(),
+        length: packet.length_on_wire(tables),
         protocol: P::PROTOCOL,
         class: packet.ip.class(),
     };
@@ -59,14 +60,16 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(tables: &T, packet: &P
         }
     }
     count(tables, packet, id);
-    rewrite::source(packet.ip, packet.transport, vip, backend.vip_port);
-    match hop {
+    let verdict = match hop {
         Hop::Found { ifindex, destination, source } => {
             packet.ethernet.set_addresses(destination, source);
             Verdict::Send { ifindex }
         }
         _ => ask_for_neighbour::<H, P, T>(tables, packet, hop),
-    }
+    };
+    let rewritten = rewrite::source(packet.ip, packet.transport, vip, backend.vip_port);
+    tables.hook().update_checksum(packet.ip, packet.transport, rewritten);
+    verdict
 }
 
 /// Somebody may talk to the backend directly, the agent's own probes do.
@@ -140,7 +143,7 @@ fn count<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, 
     });
 }
 
-/// The stack gets the rewritten packet: it resolves the neighbour and forwards. Where the VIP is an address of this host it
+/// The stack gets the packet, rewritten: it resolves the neighbour and forwards. Where the VIP is an address of this host it
 /// will not (it takes the source for its own), so the agent is told as well and makes the kernel resolve it.
 #[inline(always)]
 fn ask_for_neighbour<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, hop: Hop) -> Verdict {

@@ -10,6 +10,7 @@ use lb_common::packet::{ETHERNET, Ethernet, IPV4, IPV6, QINQ, VLAN, VLAN_TAG, Vl
 use lb_common::reason::Reason;
 use lb_common::route::Route;
 
+use crate::hook::Hook as _;
 use crate::packet::{Packet, Verdict, refuse};
 use crate::tables::{Family, Tables};
 use crate::{icmp, reply, request};
@@ -58,29 +59,28 @@ pub fn balance<T: Tables>(tables: &T, frame: Cursor) -> Verdict {
         return Verdict::Pass;
     };
     match ethernet.ether_type() {
+        ether_type if tables.hook().has_hidden_tag() => tagged(tables, frame, ETHERNET, ether_type),
         IPV4 => family::<Ipv4, T>(tables, frame, ethernet),
         IPV6 => family::<Ipv6, T>(tables, frame, ethernet),
-        VLAN | QINQ => tagged(tables, frame),
+        VLAN | QINQ => match VlanTag::parse(frame, ETHERNET) {
+            Some(tag) => tagged(tables, frame, ETHERNET + VLAN_TAG, tag.ether_type()),
+            None => Verdict::Pass,
+        },
         _ => Verdict::Pass,
     }
 }
 
-/// A tagged frame passes; it is counted if it is for one of our VIPs. One tag or two.
+/// A tagged frame passes; it is counted if it is for one of our VIPs. `offset` is behind its tag, where there may be another.
 #[inline(always)]
-fn tagged<T: Tables>(tables: &T, frame: Cursor) -> Verdict {
-    let mut offset = ETHERNET;
-    let Some(mut tag) = VlanTag::parse(frame, offset) else {
-        return Verdict::Pass;
-    };
-    offset += VLAN_TAG;
-    if tag.ether_type() == VLAN {
+fn tagged<T: Tables>(tables: &T, frame: Cursor, mut offset: usize, mut ether_type: u16) -> Verdict {
+    if ether_type == VLAN {
         let Some(inner) = VlanTag::parse(frame, offset) else {
             return Verdict::Pass;
         };
-        tag = inner;
+        ether_type = inner.ether_type();
         offset += VLAN_TAG;
     }
-    let ours = match tag.ether_type() {
+    let ours = match ether_type {
         IPV4 => is_for_vip::<Ipv4, T>(tables, frame, offset),
         IPV6 => is_for_vip::<Ipv6, T>(tables, frame, offset),
         _ => false,

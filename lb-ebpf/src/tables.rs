@@ -4,9 +4,10 @@ use lb_common::counters::BackendCounters;
 use lb_common::flow::BUCKET_ENTRIES;
 use lb_common::hash::Key;
 use lb_common::maps::{Backend, MissingNeighbour, Service};
-use lb_common::packet::cursor::{Cursor, Window};
 use lb_common::packet::ip::Header;
 use lb_common::reason::Reason;
+
+use crate::hook::Hook;
 
 /// An answer of the routing and neighbour tables.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +56,9 @@ pub struct HopQuery<A> {
 
 pub trait Tables {
     type Key: Key;
+    type Hook: Hook;
 
+    fn hook(&self) -> &Self::Hook;
     fn hash_key(&self) -> &Self::Key;
     fn service_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&Service>;
     fn service_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&Service>;
@@ -76,16 +79,7 @@ pub trait Tables {
     /// Changes the counters of a backend.
     fn count(&self, backend: u32, change: impl FnOnce(&mut BackendCounters));
     fn count_reason(&self, reason: Reason);
-    fn next_hop_v4(&self, query: HopQuery<u32>) -> Hop;
-    fn next_hop_v6(&self, query: HopQuery<[u32; 4]>) -> Hop;
     fn report(&self, missing: MissingNeighbour);
-    /// Moves the start of the frame by so many bytes, to the front if negative, and gives the frame anew; none if there is no
-    /// room. Windows from before are void: their bytes are still there, but the verifier refuses a program that uses them.
-    fn move_start(&self, by: i32) -> Option<Cursor>;
-    /// Leaves that many bytes of the frame, which must have them; void windows as above.
-    fn cut(&self, length: usize) -> Option<Cursor>;
-    /// One's complement sum of bytes, a multiple of four.
-    fn sum<const SIZE: usize>(&self, bytes: Window<SIZE>) -> u32;
     /// Whether one more packet of our own may be sent now; if so, it is counted against the allowance.
     fn may_answer(&self) -> bool;
 }
@@ -105,7 +99,7 @@ impl Family for lb_common::packet::ip::Ipv4 {
 
     #[inline(always)]
     fn next_hop<T: Tables>(tables: &T, query: HopQuery<u32>) -> Hop {
-        tables.next_hop_v4(query)
+        tables.hook().next_hop_v4(query)
     }
 
     #[inline(always)]
@@ -129,7 +123,7 @@ impl Family for lb_common::packet::ip::Ipv6 {
 
     #[inline(always)]
     fn next_hop<T: Tables>(tables: &T, query: HopQuery<[u32; 4]>) -> Hop {
-        tables.next_hop_v6(query)
+        tables.hook().next_hop_v6(query)
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! The answer to a packet that does not fit its way to the backend: "fragmentation needed" (RFC 1191) or "packet too big"
 //! (RFC 8201), as if the VIP itself had sent it.
 //!
-//! XDP cannot cut packets into fragments, so the answer is given whether or not IPv4's don't-fragment is set: without it the
+//! Programs cannot cut packets into fragments, so the answer is given whether or not IPv4's don't-fragment is set: without it the
 //! sender would never learn why nothing arrives. It goes back the way that the packet came.
 
 use lb_common::packet::icmp::{QUOTE, TOO_BIG_LENGTH, write_too_big};
@@ -10,6 +10,7 @@ use lb_common::packet::outer::{Ends, Outer};
 use lb_common::packet::{ETHERNET, Ethernet};
 use lb_common::reason::Reason;
 
+use crate::hook::{Hook as _, Quoted};
 use crate::packet::Verdict;
 use crate::tables::{Family, Tables};
 
@@ -34,14 +35,11 @@ fn turn_around<H: Family, T: Tables>(tables: &T, ethernet: Ethernet, ip: H, mtu:
         class: 0,
         entropy: 0,
     };
-    let offset = ip.offset();
-    tables.cut(offset + QUOTE)?;
     let head = <H as Header>::Outer::LENGTH + TOO_BIG_LENGTH;
-    let frame = tables.move_start(offset as i32 - ETHERNET as i32 - head as i32)?;
+    let Quoted { frame, sum } = tables.hook().quote(ip, head)?;
     <H as Header>::Outer::write(frame, &ends, H::ICMP, (TOO_BIG_LENGTH + QUOTE) as u16)?;
-    let quote = frame.window::<QUOTE>(ETHERNET + head)?;
     let message = frame.window(ETHERNET + <H as Header>::Outer::LENGTH)?;
-    write_too_big::<H>(message, mtu, tables.sum(quote), &ends);
+    write_too_big::<H>(message, mtu, sum, &ends);
     let ethernet = Ethernet::parse(frame)?;
     ethernet.set_addresses(from, to_us);
     ethernet.set_ether_type(<H as Header>::Outer::ETHER_TYPE);

@@ -1,13 +1,15 @@
 //! Bounds of a frame, checked once per header: a [`Window`] exists only where its bytes do, and its accessors are checked
 //! against its size when they are compiled.
 
-/// The bytes of a frame, from start to end.
+/// The bytes of a frame that can be looked at, from start to end. At tc the frame may be longer than that: its headers lie
+/// here, and its payload elsewhere.
 ///
 /// Holds addresses as integers, as the XDP context does: the verifier follows the comparison in [`Cursor::window`].
 #[derive(Debug, Clone, Copy)]
 pub struct Cursor {
     start: usize,
     end: usize,
+    length: usize,
 }
 
 impl Cursor {
@@ -15,11 +17,27 @@ impl Cursor {
     /// Every byte from `start` to `end` may be read and written for as long as this cursor or a window of it is used.
     #[inline(always)]
     pub unsafe fn new(start: usize, end: usize) -> Self {
-        Self { start, end }
+        Self { start, end, length: end.wrapping_sub(start) }
     }
 
+    /// The beginning of a frame of `length` bytes.
+    ///
+    /// # Safety
+    /// As for [`Cursor::new`].
+    #[inline(always)]
+    pub unsafe fn beginning(start: usize, end: usize, length: usize) -> Self {
+        Self { start, end, length }
+    }
+
+    /// Bytes of the frame.
     #[inline(always)]
     pub fn len(self) -> usize {
+        self.length
+    }
+
+    /// How many of them can be looked at.
+    #[inline(always)]
+    pub fn visible(self) -> usize {
         self.end.wrapping_sub(self.start)
     }
 

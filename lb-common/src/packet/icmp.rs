@@ -7,6 +7,7 @@
 use super::cursor::{Cursor, Window};
 use super::ip::{Header, UDP};
 use super::outer::Ends;
+use super::rewrite::Summed;
 use super::transport::ports;
 use crate::checksum::Change;
 
@@ -28,9 +29,14 @@ impl Icmp {
     pub fn kind(self) -> u8 {
         self.0.u8::<0>()
     }
+}
+
+impl Summed for Icmp {
+    const CHECKSUM: usize = CHECKSUM;
+    const ZERO_IS_NONE: bool = false;
 
     #[inline(always)]
-    pub fn update_checksum(self, change: Change) {
+    fn update_checksum(self, change: Change) {
         self.0.set_u16::<CHECKSUM>(change.apply(self.0.u16::<CHECKSUM>()));
     }
 }

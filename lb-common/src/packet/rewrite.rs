@@ -1,20 +1,51 @@
-//! NAT on one packet: address, port, hop count, and every checksum that covers them.
+//! NAT on one packet: address, port, hop count, and the checksums that cover them.
 
 use super::ip::Header;
 use super::transport::Transport;
+use crate::checksum::Change;
 
-/// Towards the backend: the destination becomes `address` and `port`.
-#[inline(always)]
-pub fn destination<H: Header, T: Transport>(ip: H, transport: T, address: H::Address, port: u16) {
-    transport.set_destination_port(port, H::address_change(ip.destination(), address));
-    ip.forward_to(address);
+/// What the checksum of TCP, UDP or ICMP has to make up for. In two parts: as long as the kernel has yet to complete a checksum,
+/// the addresses are all that its field knows of.
+#[derive(Debug, Clone, Copy)]
+#[must_use = "the checksum is wrong until it is told"]
+pub struct Rewritten {
+    pub addresses: Change,
+    pub rest: Change,
 }
 
-/// Towards the client: the source becomes `address` and `port`.
+impl Rewritten {
+    /// For a checksum that is complete.
+    #[inline(always)]
+    pub const fn all(self) -> Change {
+        self.addresses.plus(self.rest)
+    }
+}
+
+/// A header whose checksum covers itself and what follows it.
+pub trait Summed: Copy {
+    /// Where the checksum stands in it.
+    const CHECKSUM: usize;
+    /// Zero says that there is none.
+    const ZERO_IS_NONE: bool;
+
+    /// Brings a complete checksum up to date.
+    fn update_checksum(self, change: Change);
+}
+
+/// Towards the backend: the destination becomes `address` and `port`. What the transport's checksum covers has changed.
 #[inline(always)]
-pub fn source<H: Header, T: Transport>(ip: H, transport: T, address: H::Address, port: u16) {
-    transport.set_source_port(port, H::address_change(ip.source(), address));
+pub fn destination<H: Header, T: Transport>(ip: H, transport: T, address: H::Address, port: u16) -> Rewritten {
+    let addresses = H::address_change(ip.destination(), address);
+    ip.forward_to(address);
+    Rewritten { addresses, rest: transport.set_destination_port(port) }
+}
+
+/// Towards the client: the source becomes `address` and `port`. What the transport's checksum covers has changed.
+#[inline(always)]
+pub fn source<H: Header, T: Transport>(ip: H, transport: T, address: H::Address, port: u16) -> Rewritten {
+    let addresses = H::address_change(ip.source(), address);
     ip.forward_from(address);
+    Rewritten { addresses, rest: transport.set_source_port(port) }
 }
 
 #[cfg(test)]
@@ -74,6 +105,12 @@ mod tests {
         assert_eq!(found, computed);
     }
 
+    fn rewrite<H: Header, T: Transport>(ip: H, transport: T, address: H::Address, port: u16, back: bool) {
+        let change =
+            if back { source(ip, transport, address, port) } else { destination(ip, transport, address, port) };
+        transport.update_checksum(change.all());
+    }
+
     proptest! {
         #[test]
         fn ipv4(source: [u8; 4], destination: [u8; 4], ports: (u16, u16), new: ([u8; 4], u16), tcp: bool, back: bool,
@@ -89,11 +126,10 @@ mod tests {
             let ip = Ipv4::parse(frame_cursor, ETHERNET).unwrap();
             let (address, port) = (u32::from_ne_bytes(new.0), new.1.to_be());
             let offset = ip.payload_offset();
-            match (tcp, back) {
-                (true, false) => super::destination(ip, Tcp::parse(frame_cursor, offset).unwrap(), address, port),
-                (true, true) => super::source(ip, Tcp::parse(frame_cursor, offset).unwrap(), address, port),
-                (false, false) => super::destination(ip, Udp::parse(frame_cursor, offset).unwrap(), address, port),
-                (false, true) => super::source(ip, Udp::parse(frame_cursor, offset).unwrap(), address, port),
+            if tcp {
+                rewrite(ip, Tcp::parse(frame_cursor, offset).unwrap(), address, port, back);
+            } else {
+                rewrite(ip, Udp::parse(frame_cursor, offset).unwrap(), address, port, back);
             }
             prop_assert_eq!(if back { ip.source() } else { ip.destination() }, address);
             prop_assert_eq!(ip.hops_left(), 63);
@@ -114,9 +150,9 @@ mod tests {
             let ip = Ipv6::parse(frame_cursor, ETHERNET).unwrap();
             let (address, port) = (words(new.0), new.1.to_be());
             if tcp {
-                super::destination(ip, Tcp::parse(frame_cursor, ip.payload_offset()).unwrap(), address, port);
+                rewrite(ip, Tcp::parse(frame_cursor, ip.payload_offset()).unwrap(), address, port, false);
             } else {
-                super::source(ip, Udp::parse(frame_cursor, ip.payload_offset()).unwrap(), address, port);
+                rewrite(ip, Udp::parse(frame_cursor, ip.payload_offset()).unwrap(), address, port, true);
             }
             prop_assert_eq!(if tcp { ip.destination() } else { ip.source() }, address);
             assert_valid(&frame);

@@ -7,6 +7,7 @@ use network_types::udp::UdpHdr;
 
 use super::cursor::{Cursor, Window};
 use super::ip::TCP;
+use super::rewrite::Summed;
 use crate::checksum::Change;
 use crate::flow::Flags;
 
@@ -31,7 +32,7 @@ pub struct Tcp(Window<TCP_LENGTH>);
 pub struct Udp(Window<UDP_LENGTH>);
 
 /// A transport header that is there in full.
-pub trait Transport: Copy {
+pub trait Transport: Summed {
     const PROTOCOL: u8;
 
     fn parse(frame: Cursor, offset: usize) -> Option<Self>;
@@ -40,11 +41,15 @@ pub trait Transport: Copy {
     /// Both ports, the source's first, as they stand in the packet.
     fn ports(self) -> u32;
     fn flags(self) -> Flags;
+    /// Bytes of the header, options and all, as it says itself.
+    fn header_length(self) -> usize;
     /// Whether its own length fields agree with the room that the IP packet gives it, bytes.
     fn fits(self, room: usize) -> bool;
-    /// Writes a port and brings the checksum up to date for it and for `addresses`.
-    fn set_source_port(self, port: u16, addresses: Change);
-    fn set_destination_port(self, port: u16, addresses: Change);
+    /// Writes a port; gives what the checksum has to make up for.
+    #[must_use]
+    fn set_source_port(self, port: u16) -> Change;
+    #[must_use]
+    fn set_destination_port(self, port: u16) -> Change;
 }
 
 macro_rules! common {
@@ -71,24 +76,28 @@ macro_rules! common {
         }
 
         #[inline(always)]
-        fn set_source_port(self, port: u16, addresses: Change) {
-            self.update_checksum(addresses.u16(self.source_port(), port));
+        fn set_source_port(self, port: u16) -> Change {
+            let change = Change::NONE.u16(self.source_port(), port);
             self.0.set_u16::<0>(port);
+            change
         }
 
         #[inline(always)]
-        fn set_destination_port(self, port: u16, addresses: Change) {
-            self.update_checksum(addresses.u16(self.destination_port(), port));
+        fn set_destination_port(self, port: u16) -> Change {
+            let change = Change::NONE.u16(self.destination_port(), port);
             self.0.set_u16::<2>(port);
+            change
         }
     };
 }
 
-impl Tcp {
+impl Summed for Tcp {
+    const CHECKSUM: usize = offset_of!(TcpHdr, check);
+    const ZERO_IS_NONE: bool = false;
+
     #[inline(always)]
     fn update_checksum(self, change: Change) {
-        const CHECK: usize = offset_of!(TcpHdr, check);
-        self.0.set_u16::<CHECK>(change.apply(self.0.u16::<CHECK>()));
+        self.0.set_u16::<{ Self::CHECKSUM }>(change.apply(self.0.u16::<{ Self::CHECKSUM }>()));
     }
 }
 
@@ -103,8 +112,13 @@ impl Transport for Tcp {
     }
 
     #[inline(always)]
+    fn header_length(self) -> usize {
+        (self.0.u8::<TCP_OFFSET>() as usize >> 4) * 4
+    }
+
+    #[inline(always)]
     fn fits(self, room: usize) -> bool {
-        let header = (self.0.u8::<TCP_OFFSET>() as usize >> 4) * 4;
+        let header = self.header_length();
         header >= TCP_LENGTH && header <= room
     }
 }
@@ -112,13 +126,17 @@ impl Transport for Tcp {
 impl Udp {
     #[inline(always)]
     pub fn has_checksum(self) -> bool {
-        self.0.u16::<{ offset_of!(UdpHdr, check) }>() != 0
+        self.0.u16::<{ Self::CHECKSUM }>() != 0
     }
+}
+
+impl Summed for Udp {
+    const CHECKSUM: usize = offset_of!(UdpHdr, check);
+    const ZERO_IS_NONE: bool = true;
 
     #[inline(always)]
     fn update_checksum(self, change: Change) {
-        const CHECK: usize = offset_of!(UdpHdr, check);
-        self.0.set_u16::<CHECK>(change.apply_udp(self.0.u16::<CHECK>()));
+        self.0.set_u16::<{ Self::CHECKSUM }>(change.apply_udp(self.0.u16::<{ Self::CHECKSUM }>()));
     }
 }
 
@@ -130,6 +148,11 @@ impl Transport for Udp {
     #[inline(always)]
     fn flags(self) -> Flags {
         Flags::NONE
+    }
+
+    #[inline(always)]
+    fn header_length(self) -> usize {
+        UDP_LENGTH
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use core::mem::{MaybeUninit, size_of};
 
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Query, xdp_md,
+    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Query,
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use lb_common::reason::Reason;
@@ -14,10 +14,11 @@ use lb_ebpf::tables::{Hop, HopQuery};
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
+/// For a packet that came in by interface `ifindex`; `ctx` is the context of the program, of either kind.
 #[inline(always)]
-pub(super) fn lookup_v4(ctx: *mut c_void, asked: HopQuery<u32>) -> Hop {
+pub(super) fn lookup_v4(ctx: *mut c_void, ifindex: u32, asked: HopQuery<u32>) -> Hop {
     let mut query = MaybeUninit::uninit();
-    let query = fill(&mut query, ctx, AF_INET, asked.length, asked.protocol);
+    let query = fill(&mut query, ifindex, AF_INET, asked.length, asked.protocol);
     query.__bindgen_anon_2.tos = asked.class;
     query.__bindgen_anon_3.ipv4_src = asked.source;
     query.__bindgen_anon_4.ipv4_dst = asked.destination;
@@ -25,9 +26,9 @@ pub(super) fn lookup_v4(ctx: *mut c_void, asked: HopQuery<u32>) -> Hop {
 }
 
 #[inline(always)]
-pub(super) fn lookup_v6(ctx: *mut c_void, asked: HopQuery<[u32; 4]>) -> Hop {
+pub(super) fn lookup_v6(ctx: *mut c_void, ifindex: u32, asked: HopQuery<[u32; 4]>) -> Hop {
     let mut query = MaybeUninit::uninit();
-    let query = fill(&mut query, ctx, AF_INET6, asked.length, asked.protocol);
+    let query = fill(&mut query, ifindex, AF_INET6, asked.length, asked.protocol);
     query.__bindgen_anon_3.ipv6_src = asked.source;
     query.__bindgen_anon_4.ipv6_dst = asked.destination;
     lookup(ctx, query)
@@ -35,7 +36,7 @@ pub(super) fn lookup_v6(ctx: *mut c_void, asked: HopQuery<[u32; 4]>) -> Hop {
 
 /// Fills the query in its place, word by word and volatile: of anything else the compiler makes a call to `memset`.
 #[inline(always)]
-fn fill(place: &mut MaybeUninit<Query>, ctx: *mut c_void, family: u8, length: u16, protocol: u8) -> &mut Query {
+fn fill(place: &mut MaybeUninit<Query>, ifindex: u32, family: u8, length: u16, protocol: u8) -> &mut Query {
     let mut word = 0;
     while word < size_of::<Query>() / 4 {
         // SAFETY: within the query, which is aligned to four.
@@ -47,8 +48,7 @@ fn fill(place: &mut MaybeUninit<Query>, ctx: *mut c_void, family: u8, length: u1
     query.family = family;
     query.l4_protocol = protocol;
     query.__bindgen_anon_1.tot_len = length;
-    // SAFETY: the context of this program.
-    query.ifindex = unsafe { (*ctx.cast::<xdp_md>()).ingress_ifindex };
+    query.ifindex = ifindex;
     query
 }
 

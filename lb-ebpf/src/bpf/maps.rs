@@ -2,12 +2,10 @@
 //!
 //! One hash look-up for a VIP, a second one for a backend's reply; all else is arrays, indexed by what those returned.
 
-use core::ffi::c_void;
 use core::sync::atomic::AtomicUsize;
 
-use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_jiffies64, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::btf_map;
 use lb_common::allowance::Allowance;
 use lb_common::counters::BackendCounters;
@@ -16,11 +14,9 @@ use lb_common::flow::{BUCKET_ENTRIES, Bucket, TIME_MASK};
 use lb_common::hash::{KEY_WORDS, Key};
 use lb_common::limits::{EVENT_BYTES, MAX_SERVICE_ID, SLOTS, SLOTS_PER_BLOCK, slot_blocks};
 use lb_common::maps::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, KeyV4, KeyV6, MissingNeighbour, Service, SlotBlock};
-use lb_common::packet::cursor::{Cursor, Window};
 use lb_common::reason::{REASON_CAPACITY, Reason};
-use lb_ebpf::tables::{Hop, HopQuery, Tables};
-
-use super::fib;
+use lb_ebpf::hook::Hook;
+use lb_ebpf::tables::Tables;
 
 // Sizes marked "load" are set by the agent when it loads the object.
 
@@ -113,29 +109,17 @@ impl Key for SecretKey {
     }
 }
 
-/// The maps as packets see them.
-pub(super) struct Live {
-    ctx: *mut c_void,
-}
+/// The maps as packets see them at a hook.
+pub(super) struct Live<H>(pub(super) H);
 
-impl Live {
-    #[inline(always)]
-    pub(super) fn new(ctx: *mut c_void) -> Self {
-        Self { ctx }
-    }
-
-    /// The packet as it is now.
-    #[inline(always)]
-    pub(super) fn frame(&self) -> Cursor {
-        let ctx = self.ctx.cast::<xdp_md>();
-        // SAFETY: the context of this program; between the two lies the packet, valid until the program ends. Moving its ends
-        // moves within a buffer that stays where it is.
-        unsafe { Cursor::new((*ctx).data as usize, (*ctx).data_end as usize) }
-    }
-}
-
-impl Tables for Live {
+impl<H: Hook> Tables for Live<H> {
     type Key = SecretKey;
+    type Hook = H;
+
+    #[inline(always)]
+    fn hook(&self) -> &H {
+        &self.0
+    }
 
     #[inline(always)]
     fn hash_key(&self) -> &SecretKey {
@@ -236,44 +220,12 @@ impl Tables for Live {
     }
 
     #[inline(always)]
-    fn next_hop_v4(&self, query: HopQuery<u32>) -> Hop {
-        fib::lookup_v4(self.ctx, query)
-    }
-
-    #[inline(always)]
-    fn next_hop_v6(&self, query: HopQuery<[u32; 4]>) -> Hop {
-        fib::lookup_v6(self.ctx, query)
-    }
-
-    #[inline(always)]
     fn report(&self, missing: MissingNeighbour) {
         // A full buffer loses the report; the client's next packet makes another one.
         if let Some(mut entry) = EVENTS.reserve(0) {
             entry.write(missing);
             entry.submit(0);
         }
-    }
-
-    #[inline(always)]
-    fn move_start(&self, by: i32) -> Option<Cursor> {
-        // SAFETY: the context of this program.
-        let moved = unsafe { bpf_xdp_adjust_head(self.ctx.cast(), by) };
-        (moved == 0).then(|| self.frame())
-    }
-
-    #[inline(always)]
-    fn cut(&self, length: usize) -> Option<Cursor> {
-        let surplus = self.frame().len().checked_sub(length)?;
-        // SAFETY: as above.
-        let moved = unsafe { bpf_xdp_adjust_tail(self.ctx.cast(), -(surplus as i32)) };
-        (moved == 0).then(|| self.frame())
-    }
-
-    #[inline(always)]
-    fn sum<const SIZE: usize>(&self, bytes: Window<SIZE>) -> u32 {
-        const { assert!(SIZE.is_multiple_of(4)) };
-        // SAFETY: the window's bytes are there; nothing is subtracted from their sum.
-        unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, bytes.as_ptr().cast(), SIZE as u32, 0) as u32 }
     }
 
     #[inline(always)]
@@ -292,10 +244,16 @@ impl Tables for Live {
 }
 
 /// The same maps, read only: for questions instead of packets.
-pub(super) struct DryRun(pub(super) Live);
+pub(super) struct DryRun<H>(pub(super) Live<H>);
 
-impl Tables for DryRun {
+impl<H: Hook> Tables for DryRun<H> {
     type Key = SecretKey;
+    type Hook = H;
+
+    #[inline(always)]
+    fn hook(&self) -> &H {
+        self.0.hook()
+    }
 
     #[inline(always)]
     fn hash_key(&self) -> &SecretKey {
@@ -363,32 +321,7 @@ impl Tables for DryRun {
     fn count_reason(&self, _: Reason) {}
 
     #[inline(always)]
-    fn next_hop_v4(&self, query: HopQuery<u32>) -> Hop {
-        self.0.next_hop_v4(query)
-    }
-
-    #[inline(always)]
-    fn next_hop_v6(&self, query: HopQuery<[u32; 4]>) -> Hop {
-        self.0.next_hop_v6(query)
-    }
-
-    #[inline(always)]
     fn report(&self, _: MissingNeighbour) {}
-
-    #[inline(always)]
-    fn move_start(&self, _: i32) -> Option<Cursor> {
-        None
-    }
-
-    #[inline(always)]
-    fn cut(&self, _: usize) -> Option<Cursor> {
-        None
-    }
-
-    #[inline(always)]
-    fn sum<const SIZE: usize>(&self, _: Window<SIZE>) -> u32 {
-        0
-    }
 
     #[inline(always)]
     fn may_answer(&self) -> bool {

@@ -13,12 +13,14 @@ pub mod row;
 mod snapshot;
 pub mod world;
 
+use lb_agent::dataplane::kernel::Hook;
+
 pub use frame::{Frame, Tuple, flag};
 pub use plan::{Host, Role, Stack};
 pub use row::{Given, Row, check, check_table};
 pub use world::{World, taken, with_world};
 
-/// What XDP_* the program returned (linux/bpf.h).
+/// What the program returned (linux/bpf.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Drop,
@@ -29,12 +31,13 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn from_code(code: u32) -> Option<Self> {
-        match code {
-            1 => Some(Self::Drop),
-            2 => Some(Self::Pass),
-            3 => Some(Self::Tx),
-            4 => Some(Self::Redirect),
+    /// XDP_*, or TC_ACT_*, which knows no difference between an interface and another.
+    fn from_code(hook: Hook, code: u32) -> Option<Self> {
+        match (hook, code.cast_signed()) {
+            (Hook::Xdp, 1) | (Hook::Tc, 2) => Some(Self::Drop),
+            (Hook::Xdp, 2) | (Hook::Tc, -1) => Some(Self::Pass),
+            (Hook::Xdp, 3) => Some(Self::Tx),
+            (Hook::Xdp, 4) | (Hook::Tc, 7) => Some(Self::Redirect),
             _ => None,
         }
     }

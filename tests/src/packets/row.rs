@@ -215,6 +215,7 @@ impl Row {
 
 /// Runs all rows, and says which of them are wrong, and how.
 pub fn check_table(world: &mut World, rows: Vec<Row>) -> Result<()> {
+    let rows: Vec<_> = rows.into_iter().filter(|row| world.takes(&row.frame)).collect();
     let count = rows.len();
     let wrong: Vec<_> = rows.into_iter().filter_map(|row| check(world, &row).err()).collect();
     println!("{count} rows");

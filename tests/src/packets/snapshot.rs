@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
 use lb_agent::dataplane::kernel::{Events, Kernel, Missing};
 use lb_common::counters::BackendCounters;
 use lb_common::flow::{BUCKET_ENTRIES, FlowEntry};
-use lb_common::maps::{FLOWS, LAYOUT};
+use lb_common::limits::ANSWERS_AT_ONCE;
+use lb_common::maps::{ANSWERS, FLOWS, LAYOUT};
 use lb_common::reason::Reason;
 
 use super::plan::BACKEND_NUMBERS;
@@ -20,10 +21,7 @@ pub(super) struct FlowTable(Array<MapData, Bucket>);
 
 impl FlowTable {
     pub(super) fn open(pin_dir: &Path) -> Result<Self> {
-        let path = pin_dir.join(format!("v{LAYOUT}")).join("maps").join(FLOWS);
-        let map = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-        let map = Map::from_map_data(map).context("reading the flow table's kind")?;
-        Ok(Self(map.try_into().context("reading the flow table's layout")?))
+        Ok(Self(pinned(pin_dir, FLOWS)?.try_into().context("reading the flow table's layout")?))
     }
 
     pub(super) fn buckets(&self) -> u32 {
@@ -45,6 +43,19 @@ impl FlowTable {
     pub(super) fn clear(&mut self) -> Result<()> {
         (0..self.buckets()).try_for_each(|index| self.set_bucket(index, [0; BUCKET_ENTRIES]))
     }
+}
+
+fn pinned(pin_dir: &Path, name: &str) -> Result<Map> {
+    let path = pin_dir.join(format!("v{LAYOUT}")).join("maps").join(name);
+    let map = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+    Map::from_map_data(map).with_context(|| format!("reading the kind of {name}"))
+}
+
+/// Lets every processor give as many answers of its own at once as there ever may be.
+pub(super) fn refill_answers(pin_dir: &Path) -> Result<()> {
+    let mut answers: PerCpuArray<_, u64> = pinned(pin_dir, ANSWERS)?.try_into().context("reading the allowances")?;
+    let full = vec![u64::from(ANSWERS_AT_ONCE); aya::util::nr_cpus().map_err(|(_, error)| error)?];
+    answers.set(0, full.try_into()?, 0).context("writing the allowances")
 }
 
 /// The flow table and all counters.

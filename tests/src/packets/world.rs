@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use lb_agent::dataplane::kernel::{self, Endpoint, Events, Kernel, Missing, Sizes, flow_hash};
+use lb_agent::dataplane::kernel::{self, Endpoint, Events, Hook, Kernel, Missing, Sizes, flow_hash};
 use lb_agent::model::pool::{NextHop, ServiceAddress};
 use lb_common::counters::BackendCounters;
 use lb_common::flow::{self, FlowEntry, TIME_MASK};
@@ -17,7 +17,7 @@ use lb_common::route::Route;
 use lb_common::slot::{Slot, SlotState};
 
 use super::Verdict;
-use super::frame::{Frame, Macs, Tuple, flag};
+use super::frame::{ETHERNET, Frame, Macs, Tuple, flag};
 use super::plan::{BACKEND_NUMBERS, Host, Link, NARROW, NARROW_MTU, Reach, Role, STACKS, Stack};
 use super::snapshot::{self, FlowTable, Snapshot};
 use crate::lab::address::Family;
@@ -50,6 +50,8 @@ pub struct World {
     links: Vec<netlink::Link>,
     /// Of all services, but for what a row says.
     tracking: Tracking,
+    /// Whose program is run.
+    hook: Hook,
 }
 
 /// Takes the pins away, also when a row panics.
@@ -63,15 +65,20 @@ impl Drop for Unload {
     }
 }
 
-/// Runs rows in a world of their own: with the smallest flow table there is, so that rows see all of it and can fill it.
+/// Runs rows in a world of their own, at each hook: with the smallest flow table there is, so that rows see all of it and can fill it.
 /// Without root it says that they are skipped and why.
-pub fn with_world(rows: impl FnOnce(&mut World) -> Result<()> + Send) {
+pub fn with_world(rows: impl Fn(&mut World) -> Result<()> + Send + Sync) {
     with_lab(Options { far_end_programs: false, ..Options::default() }, |lab| {
         prepare(lab)?;
         lab.balancer.enter(|| {
             let unload = Unload(lab.pin_dir().to_owned());
             let mut world = World::open(&unload.0)?;
-            rows(&mut world)
+            for hook in Hook::ALL {
+                world.hook = hook;
+                snapshot::refill_answers(&unload.0)?;
+                rows(&mut world).with_context(|| format!("at the {} hook", hook.name()))?;
+            }
+            Ok(())
         })
     });
 }
@@ -114,7 +121,7 @@ impl World {
         let kernel = Kernel::open(pin_dir, Sizes::new(MIN_FLOW_ENTRIES, usize::from(BACKEND_NUMBERS.end)))?;
         let (loopback, links) = links()?;
         let (flows, events) = (FlowTable::open(pin_dir)?, kernel.events()?);
-        let mut world = Self { kernel, flows, events, loopback, links, tracking: Tracking::Full };
+        let mut world = Self { kernel, flows, events, loopback, links, tracking: Tracking::Full, hook: Hook::Xdp };
         for stack in STACKS {
             for role in Role::ALL {
                 world.put_service(stack, role)?;
@@ -230,11 +237,31 @@ impl World {
         }
     }
 
+    /// Whether the program can be run on a frame: of one that is cut off before the end of its IP header, the kernel makes no
+    /// buffer for a test at tc (bpf_prog_test_run_skb).
+    pub fn takes(&self, frame: &[u8]) -> bool {
+        let header = match frame.get(12..14) {
+            Some([0x08, 0x00]) => 20,
+            Some([0x86, 0xdd]) => 40,
+            _ => 1,
+        };
+        self.hook == Hook::Xdp || frame.len() >= ETHERNET + header
+    }
+
     /// The program on a frame.
     pub fn run(&self, frame: &[u8]) -> Result<(Verdict, Vec<u8>)> {
-        let (code, out, _) = self.kernel.run(frame, 1)?;
-        let verdict = Verdict::from_code(code).with_context(|| format!("no verdict of a program: {code}"))?;
-        Ok((verdict, out))
+        let (code, out, _) = self.kernel.run(self.hook, frame, 1)?;
+        match Verdict::from_code(self.hook, code).with_context(|| format!("no verdict of a program: {code}"))? {
+            Verdict::Redirect if self.goes_back(frame, &out) => Ok((Verdict::Tx, out)),
+            verdict => Ok((verdict, out)),
+        }
+    }
+
+    /// Whether a frame that came in by the loopback device leaves by it. At tc the kernel does not tell where a frame is
+    /// redirected to, but its addresses do.
+    fn goes_back(&self, frame: &[u8], out: &[u8]) -> bool {
+        let turned_around = out[6..12] == frame[..6];
+        self.hook == Hook::Tc && (turned_around || out[..6] == self.hop(Link::Loopback).1.destination)
     }
 
     pub fn route(&self, tuple: Tuple) -> Result<Route> {

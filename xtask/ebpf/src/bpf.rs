@@ -13,8 +13,9 @@ use lb_common::limits::{SLOTS as SLOT_COUNT, SLOTS_PER_BLOCK, slot_blocks};
 use lb_common::maps::{BPF_F_MMAPABLE, Backend, KeyV4, Service, SlotBlock};
 use lb_common::packet::cursor::Cursor;
 use lb_common::packet::ip::{Header as _, Ipv4, TCP};
+use lb_common::packet::rewrite::{self, Summed as _};
 use lb_common::packet::transport::{Tcp, Transport as _};
-use lb_common::packet::{ETHERNET, Ethernet, IPV4, rewrite};
+use lb_common::packet::{ETHERNET, Ethernet, IPV4};
 
 /// The kernel hands out helpers for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
@@ -144,7 +145,7 @@ fn translated(ctx: &XdpContext) -> Option<()> {
     let slot = hash.slot(service.slots);
     let block = SLOTS.get(slot / SLOTS_PER_BLOCK)?;
     let backend = BACKENDS.get(block.0[(slot % SLOTS_PER_BLOCK) as usize])?;
-    rewrite::destination(ip, tcp, backend.address[0], backend.port);
+    tcp.update_checksum(rewrite::destination(ip, tcp, backend.address[0], backend.port).all());
     ethernet.set_addresses(backend.destination_mac, backend.source_mac);
     Some(())
 }

@@ -8,6 +8,25 @@ use aya::programs::{ProgramError, XdpMode};
 use super::Kernel;
 use super::error::KernelError;
 
+/// Where in the kernel packets meet a program: each has its own, over the same maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    Xdp,
+    /// tcx, ingress.
+    Tc,
+}
+
+impl Hook {
+    pub const ALL: [Self; 2] = [Self::Xdp, Self::Tc];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Tc => "tc",
+        }
+    }
+}
+
 /// How the driver runs the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {

@@ -18,7 +18,7 @@ mod pins;
 mod questions;
 mod tables;
 
-pub use attach::{Attachment, Mode};
+pub use attach::{Attachment, Hook, Mode};
 pub use cost::{Configuration, Cost, costs};
 pub use decap::Decap;
 pub use error::KernelError;
@@ -31,7 +31,7 @@ pub use tables::{Endpoint, KnownBackend, Tables};
 
 use std::path::Path;
 
-use aya::programs::Xdp;
+use aya::programs::{SchedClassifier, Xdp};
 use pins::{Meta, Pins};
 
 /// The loaded data plane.
@@ -40,6 +40,7 @@ pub struct Kernel {
     pins: Pins,
     meta: Meta,
     balance: Xdp,
+    balance_tc: SchedClassifier,
     route: Xdp,
     clock: Xdp,
     tables: tables::Tables,
@@ -74,6 +75,7 @@ impl Kernel {
         let meta = pins.read_meta()?.ok_or_else(|| KernelError::Incomplete(pins.root().to_owned()))?;
         Ok(Self {
             balance: pins.program(object::BALANCE)?,
+            balance_tc: pins.tc_program()?,
             route: pins.program(object::ROUTE)?,
             clock: pins.program(object::CLOCK)?,
             tables: tables::Tables::open(&pins, &meta)?,

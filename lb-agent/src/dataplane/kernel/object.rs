@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use lb_common::flow::BUCKET_ENTRIES;
 use lb_common::maps;
@@ -16,9 +16,10 @@ use super::error::{KernelError, chain, is_denied};
 use super::pins::{Meta, Pins, pin_error};
 
 pub(super) const BALANCE: &str = "balance";
+pub(super) const BALANCE_TC: &str = "balance_tc";
 pub(super) const ROUTE: &str = "route";
 pub(super) const CLOCK: &str = "clock";
-const PROGRAMS: [&str; 3] = [BALANCE, ROUTE, CLOCK];
+const PROGRAMS: [&str; 4] = [BALANCE, BALANCE_TC, ROUTE, CLOCK];
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
 
@@ -63,7 +64,7 @@ pub(super) fn load_afresh(pins: &Pins, sizes: Sizes) -> Result<(), KernelError> 
 /// one step, so that no packet is without a program.
 pub(super) fn replace(pins: &Pins, meta: &Meta) -> Result<(), KernelError> {
     let mut object = load(meta, Some(pins))?;
-    let balance = program(&mut object, BALANCE)?;
+    let balance: &mut Xdp = program(&mut object, BALANCE)?;
     for ifindex in pins.links()? {
         let Some(link) = pins.link(ifindex)? else { continue };
         let link = XdpLink::try_from(FdLink::from(link)).map_err(|error| KernelError::Io {
@@ -107,19 +108,30 @@ pub(super) fn load(meta: &Meta, onto: Option<&Pins>) -> Result<Ebpf, KernelError
     }
     let mut object = loader.load(OBJECT).map_err(load_error)?;
     for name in PROGRAMS {
-        program(&mut object, name)?.load().map_err(|error| rejected(name, error))?;
+        match any_program(&mut object, name)? {
+            Program::SchedClassifier(program) => program.load(),
+            program => <&mut Xdp>::try_from(program).and_then(Xdp::load),
+        }
+        .map_err(|error| rejected(name, error))?;
     }
     Ok(object)
 }
 
-fn program<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, KernelError> {
-    let program = object.program_mut(name).ok_or_else(|| missing(name))?;
-    program.try_into().map_err(KernelError::program(name))
+fn any_program<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, KernelError> {
+    object.program_mut(name).ok_or_else(|| missing(name))
+}
+
+/// One of those for `P`'s hook.
+fn program<'a, P: ?Sized>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, KernelError>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    any_program(object, name)?.try_into().map_err(KernelError::program(name))
 }
 
 fn pin_programs(object: &mut Ebpf, directory: &Path) -> Result<(), KernelError> {
     for name in PROGRAMS {
-        program(object, name)?.pin(directory.join(name)).map_err(pin_error)?;
+        any_program(object, name)?.pin(directory.join(name)).map_err(pin_error)?;
     }
     Ok(())
 }
@@ -158,7 +170,7 @@ fn measure_jiffies_per_second() -> Result<u32, KernelError> {
     let sizes = Sizes::new(lb_common::limits::MIN_FLOW_ENTRIES, 0);
     // One jiffy a second: no shift, so the program returns jiffies themselves (12 bits of them).
     let mut object = load(&Meta::new(sizes, digest(), 1)?, None)?;
-    let clock = program(&mut object, CLOCK)?;
+    let clock: &mut Xdp = program(&mut object, CLOCK)?;
     let (start, first) = (Instant::now(), run_clock(clock)?);
     thread::sleep(Duration::from_millis(200));
     let (elapsed, last) = (start.elapsed(), run_clock(clock)?);

@@ -15,8 +15,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData};
-use aya::programs::Xdp;
 use aya::programs::links::PinnedLink;
+use aya::programs::{SchedClassifier, Xdp};
 use aya_obj::programs::XdpAttachType;
 use lb_common::hash::KEY_WORDS;
 use lb_common::maps::LAYOUT;
@@ -90,6 +90,11 @@ impl Pins {
 
     pub(super) fn program(&self, name: &'static str) -> Result<Xdp, KernelError> {
         Xdp::from_pin(self.program_path(name), XdpAttachType::Interface).map_err(KernelError::program(name))
+    }
+
+    pub(super) fn tc_program(&self) -> Result<SchedClassifier, KernelError> {
+        let name = super::object::BALANCE_TC;
+        SchedClassifier::from_pin(self.program_path(name)).map_err(KernelError::program(name))
     }
 
     pub(super) fn link(&self, ifindex: u32) -> Result<Option<PinnedLink>, KernelError> {

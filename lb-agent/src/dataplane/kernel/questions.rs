@@ -1,6 +1,7 @@
 //! Questions that the loaded program answers itself: it is run on a packet made for the purpose (BPF_PROG_TEST_RUN).
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions};
 use lb_common::flow::Flags;
@@ -9,6 +10,7 @@ use lb_common::packet::transport::ports;
 use lb_common::route::Route;
 
 use super::Kernel;
+use super::attach::Hook;
 use super::error::KernelError;
 use super::keys::{protocol_number, to_words};
 use crate::model::config::Protocol;
@@ -34,16 +36,20 @@ impl Kernel {
         Ok(Route::unpack(result.return_value))
     }
 
-    /// Runs the balancing program itself on a frame; for tests and benchmarks. `ifindex` is the interface that it came in
-    /// on; it must exist. Gives the XDP verdict, the frame as it left, and the time for one of `repeat` runs.
+    /// Runs a hook's balancing program itself on a frame that came in by the loopback device; for tests and benchmarks. Gives
+    /// what the program returned, the frame as it left, and the time for one of `repeat` runs.
     ///
     /// # Errors
     /// When the kernel cannot run the program.
-    pub fn run(&self, frame: &[u8], repeat: u32) -> Result<(u32, Vec<u8>, std::time::Duration), KernelError> {
+    pub fn run(&self, hook: Hook, frame: &[u8], repeat: u32) -> Result<(u32, Vec<u8>, Duration), KernelError> {
         let mut out = vec![0; frame.len() + 256];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), repeat, ..TestRunOptions::default() };
-        let result = self.balance.test_run(options).map_err(KernelError::program("running the program"))?;
+        let result = match hook {
+            Hook::Xdp => self.balance.test_run(options),
+            Hook::Tc => self.balance_tc.test_run(options),
+        };
+        let result = result.map_err(KernelError::program("running the program"))?;
         out.truncate(result.data_size_out as usize);
         Ok((result.return_value, out, result.duration))
     }
