@@ -12,5 +12,7 @@ pub mod health;
 pub mod load;
 pub mod model;
 pub mod os;
+pub mod policy;
 pub mod run;
+pub mod sim;
 pub mod slots;

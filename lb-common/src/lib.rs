@@ -19,6 +19,7 @@ pub mod limits;
 pub mod maps;
 pub mod mode;
 pub mod packet;
+pub mod price;
 pub mod reason;
 pub mod route;
 pub mod slot;

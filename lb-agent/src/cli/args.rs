@@ -16,6 +16,7 @@ use crate::load::LoadArgs;
 use crate::model::admin::UndoAfter;
 use crate::model::config::{MAX_WEIGHT, Protocol};
 use crate::model::pool::BackendKey;
+use crate::sim::SimulateArgs;
 
 pub const DEFAULT_SOCKET: &str = "/run/lb/agent.sock";
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/lb";
@@ -68,6 +69,7 @@ pub enum Command {
     Decap(DecapArgs),
     Load(LoadArgs),
     DemoBackend(DemoBackendArgs),
+    Simulate(SimulateArgs),
     /// Print completions for a shell
     #[command(after_help = "Examples:\n  lb-agent completions bash > /etc/bash_completion.d/lb-agent\n  \
                       lb-agent completions zsh > /usr/share/zsh/site-functions/_lb-agent")]

@@ -23,7 +23,7 @@ pub use args::Cli;
 pub use exit::{CliError, Exit};
 
 use crate::config::check;
-use crate::{demo_backend, load};
+use crate::{demo_backend, load, sim};
 use args::Command;
 use client::Client;
 use commands::Shown;
@@ -53,6 +53,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Load(args) => return block_on(load::run(args)),
         Command::DemoBackend(args) => {
             return block_on(async { demo_backend::run(args).await.map(|()| Exit::Done.into()) });
+        }
+        Command::Simulate(args) => {
+            return sim::run(&args).map_err(|error| CliError::Failed(format!("{error:#}")));
         }
         Command::Status(output) => ask(commands::status(&client, output, look))?,
         Command::Service(command) => ask(commands::service(&client, command, look))?,

@@ -10,6 +10,7 @@ pub mod limits;
 mod names;
 mod reader;
 mod report;
+mod scenario;
 mod schema;
 mod service;
 mod unsupported;
@@ -23,13 +24,24 @@ use std::path::Path;
 pub use self::flags::from_flags;
 pub use self::report::{Errors, Problem};
 
-use self::reader::Reader;
+use self::reader::{Read, Reader};
 use self::report::{Collector, Position, Source, fault};
 use self::yaml::{Node, Value};
 use crate::model::config::Config;
+use crate::model::scenario::Scenario;
 
 /// Reads and validates a file.
 pub fn load(path: &Path) -> Result<Config, Errors> {
+    read(path, parse)
+}
+
+/// Reads and validates a scenario for the simulator, with the files that it names.
+pub fn load_scenario(path: &Path) -> Result<Scenario, Errors> {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    read(path, |name, text| document(name, text, |reader, root| scenario::scenario(reader, root, directory)))
+}
+
+fn read<T>(path: &Path, parse: impl FnOnce(&str, &str) -> Result<T, Errors>) -> Result<T, Errors> {
     let name = path.display().to_string();
     let unreadable = |error: &std::io::Error| {
         let mend = match error.kind() {
@@ -52,6 +64,14 @@ pub fn load(path: &Path) -> Result<Config, Errors> {
 
 /// Validates a text; `file_name` is what errors call it.
 pub fn parse(file_name: &str, text: &str) -> Result<Config, Errors> {
+    document(file_name, text, schema::config)
+}
+
+fn document<T>(
+    file_name: &str,
+    text: &str,
+    schema: impl FnOnce(&mut Reader<'_>, &Node) -> Read<T>,
+) -> Result<T, Errors> {
     if text.len() > limits::MAX_FILE_BYTES {
         return Err(too_large(file_name));
     }
@@ -63,7 +83,7 @@ pub fn parse(file_name: &str, text: &str) -> Result<Config, Errors> {
             reader.fail(at, "", found);
             None
         }
-        Ok(root) => schema::config(&mut reader, &root).ok(),
+        Ok(root) => schema(&mut reader, &root).ok(),
         Err((at, found)) => {
             reader.fail(at, "", found);
             None

@@ -20,7 +20,7 @@ pub(super) struct Section {
     pub(super) name: &'static str,
     pub(super) keys: &'static [&'static str],
     /// How one is written.
-    example: &'static str,
+    pub(super) example: &'static str,
 }
 
 /// Every kind of mapping with fixed keys, in one place so that a key in the wrong one can be pointed to the right one.

@@ -135,6 +135,8 @@ macro_rules! choice {
     };
 }
 
+pub(super) use choice;
+
 choice!(Hook { Auto = "auto", Xdp = "xdp", Tc = "tc" });
 choice!(XdpMode { Native = "native", Generic = "generic" });
 choice!(Protocol { Tcp = "tcp", Udp = "udp" });

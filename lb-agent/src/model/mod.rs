@@ -6,4 +6,5 @@ pub mod config;
 pub mod duration;
 pub mod pool;
 pub mod prefix;
+pub mod scenario;
 pub mod view;

@@ -12,6 +12,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("slots", &["model"]),
     ("health", &["model"]),
     ("engine", &["model", "slots", "health"]),
+    ("policy", &["model"]),
+    ("sim", &["model", "config", "policy"]),
     ("os", &["model"]),
     ("dataplane", &["model", "os"]),
     ("api", &["model"]),
@@ -21,7 +23,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("doctor", &["model", "config", "os"]),
     // The composition root and the command line join the parts.
     ("run", &["model", "config", "slots", "health", "engine", "os", "dataplane", "api", "cli"]),
-    ("cli", &["model", "config", "dataplane", "api", "decap", "load", "demo_backend", "doctor", "run"]),
+    ("cli", &["model", "config", "dataplane", "api", "decap", "load", "demo_backend", "doctor", "run", "sim"]),
 ];
 
 /// Words that only some places may use, and why.
@@ -61,6 +63,7 @@ const PURE: &[&str] = &[
     "lb-agent/src/model/",
     "lb-agent/src/engine/",
     "lb-agent/src/slots/",
+    "lb-agent/src/policy/",
     "lb-agent/src/health/verdict.rs",
     "lb-agent/src/health/starvation.rs",
     "lb-agent/src/health/schedule.rs",

@@ -1,0 +1,57 @@
+//! Policies: what is seen of a service's backends becomes a plan for the maps. Everything here is a function of observations,
+//! own state, time and a seeded stream of chance, so that the simulator runs the very code of the agent.
+//!
+//! [`Controller`] is the whole: screen, learn ([`estimator`]), decide ([`Policy`]), bound ([`safety`]), explain.
+
+mod controller;
+pub mod curve;
+pub mod estimator;
+mod kernel_rules;
+pub mod kind;
+pub mod math;
+pub mod observation;
+pub mod plan;
+mod q_learning;
+pub mod safety;
+mod suspicion;
+
+use rand_pcg::Pcg64;
+
+pub use controller::Controller;
+pub use kind::PolicyKind;
+pub use observation::{Observation, Seen};
+pub use plan::{BackendPlan, Chooser, Plan};
+
+use estimator::Estimator;
+
+/// A backend as the configuration has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Configured {
+    pub name: String,
+    /// 0: it takes no flows.
+    pub weight: f64,
+}
+
+/// What a policy decides from.
+#[derive(Debug)]
+pub struct Sight<'a> {
+    pub observation: &'a Observation,
+    /// Learned from all observations, this one included; the same for every policy.
+    pub estimator: &'a Estimator,
+    pub configured: &'a [Configured],
+}
+
+impl Sight<'_> {
+    pub fn backends(&self) -> usize {
+        self.configured.len()
+    }
+}
+
+/// One way to decide.
+pub trait Policy: std::fmt::Debug + Send {
+    /// What to write before anything is known.
+    fn start(&self, configured: &[Configured]) -> Plan;
+
+    /// What to write now. Called once an interval, with observations that have been found sound.
+    fn decide(&mut self, sight: &Sight<'_>, chance: &mut Pcg64) -> Plan;
+}
