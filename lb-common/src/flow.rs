@@ -2,7 +2,8 @@
 //!
 //! | bits | field |
 //! |---|---|
-//! | 63–32 | tag: upper half of the flow hash |
+//! | 63–36 | tag: upper bits of the flow hash |
+//! | 35–32 | number of the next hop that answers take ([`crate::client_hop`]), as of the time last seen; 0: not known |
 //! | 31–16 | backend number |
 //! | 15–4 | time last seen, coarse units, wrapping |
 //! | 3–0 | state |
@@ -165,18 +166,41 @@ const CLOCK_SLACK: u32 = 256;
 /// An established flow that was silent for this long (units, about half an hour) may make room for a new one.
 pub const STALE_AFTER: u32 = 1800;
 
+/// Bits of the hash's upper half that are kept. Two flows of one bucket have the same ones once in 2²⁸ pairs; then they share an
+/// entry, and so a backend.
+pub const TAG_MASK: u32 = 0xffff_fff0;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowEntry(pub u64);
 
 impl FlowEntry {
     #[inline(always)]
     pub const fn new(tag: u32, backend: u16, seen: u32, state: FlowState) -> Self {
+        let tag = tag & TAG_MASK;
         Self((tag as u64) << 32 | (backend as u64) << 16 | ((seen & TIME_MASK) as u64) << 4 | state as u64)
+    }
+
+    /// The same flow, seen now. The way of its answers is known as long as the unit of time in which it was asked for.
+    #[inline(always)]
+    pub const fn seen_again(self, now: u32, state: FlowState) -> Self {
+        Self::new(self.tag(), self.backend(), now, state).with_client_hop(self.client_hop(now))
+    }
+
+    /// `hop` is a number of [`crate::client_hop`].
+    #[inline(always)]
+    pub const fn with_client_hop(self, hop: u32) -> Self {
+        Self(self.0 & !(0xf << 32) | ((hop & 0xf) as u64) << 32)
+    }
+
+    /// The number of the hop that answers take now; 0: it must be asked for.
+    #[inline(always)]
+    pub const fn client_hop(self, now: u32) -> u32 {
+        if self.seen() == now & TIME_MASK { (self.0 >> 32) as u32 & 0xf } else { 0 }
     }
 
     #[inline(always)]
     pub const fn tag(self) -> u32 {
-        (self.0 >> 32) as u32
+        (self.0 >> 32) as u32 & TAG_MASK
     }
 
     #[inline(always)]
@@ -202,7 +226,7 @@ impl FlowEntry {
 
     #[inline(always)]
     pub const fn matches(self, tag: u32) -> bool {
-        self.tag() == tag && !self.is_free()
+        self.tag() == tag & TAG_MASK && !self.is_free()
     }
 
     /// How much it would hurt to lose this entry: free places come first, then closing flows, stale ones, half-open ones, then
@@ -305,8 +329,19 @@ mod tests {
         #[test]
         fn round_trip(tag: u32, backend: u16, seen in 0..=TIME_MASK, state in state()) {
             let entry = FlowEntry::new(tag, backend, seen, state);
+            let tag = tag & TAG_MASK;
             prop_assert_eq!((entry.tag(), entry.backend(), entry.seen(), entry.state()), (tag, backend, seen, Some(state)));
             prop_assert!(entry.matches(tag) && !entry.is_free());
+        }
+
+        /// What was found out about a flow's way back is believed in the same unit of time only.
+        #[test]
+        fn a_client_hop_is_known_for_a_unit(raw in entry(), hop in 0..16_u32, now in 0..=TIME_MASK, state in state()) {
+            let entry = FlowEntry(raw).with_client_hop(hop);
+            let again = entry.seen_again(now, state);
+            prop_assert_eq!((again.tag(), again.backend(), again.seen(), again.state()), (entry.tag(), entry.backend(), now, Some(state)));
+            prop_assert_eq!(again.client_hop(now), if entry.seen() == now { hop } else { 0 });
+            prop_assert_eq!(again.client_hop((now + 1) & TIME_MASK), 0);
         }
 
         /// Whatever a bucket holds, a live established flow is never the one to go.

@@ -5,6 +5,8 @@
 //! it keeps that and spreads the result over all bits. A cryptographic hash (SipHash) would cost about four times as
 //! much on the packet path, two 32-bit multiplications cost about three nanoseconds.
 
+use crate::flow::TAG_MASK;
+
 /// Words of the key: one for each input word of an IPv6 flow, then two for the finaliser.
 pub const KEY_WORDS: usize = 12;
 
@@ -45,7 +47,7 @@ impl FlowHash {
     /// What a flow entry keeps of the hash.
     #[inline(always)]
     pub const fn tag(self) -> u32 {
-        (self.0 >> 32) as u32
+        (self.0 >> 32) as u32 & TAG_MASK
     }
 
     /// The flow's bucket in a table of `mask + 1` buckets. Independent of the tag.

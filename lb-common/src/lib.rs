@@ -10,6 +10,7 @@ extern crate std;
 
 pub mod allowance;
 pub mod checksum;
+pub mod client_hop;
 pub mod counters;
 pub mod decap;
 pub mod filter;

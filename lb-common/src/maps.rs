@@ -9,7 +9,7 @@ use crate::limits::SLOTS_PER_BLOCK;
 use crate::mode::ServiceMode;
 
 /// Goes up with every change of a key, a value, an encoding or the flow hash.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 pub const SERVICES_V4: &str = "SERVICES_V4";
 pub const SERVICES_V6: &str = "SERVICES_V6";
@@ -19,13 +19,15 @@ pub const FILTERS: &str = "FILTERS";
 pub const BACKENDS: &str = "BACKENDS";
 pub const SLOT_TABLES: &str = "SLOT_TABLES";
 pub const FLOWS: &str = "FLOWS";
+pub const CLIENT_HOPS: &str = "CLIENT_HOPS";
+pub const WANTED_HOPS: &str = "WANTED_HOPS";
 pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
 pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
 pub const EVENTS: &str = "EVENTS";
 pub const ANSWERS: &str = "ANSWERS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const ALL: [&str; 12] = [
+pub const ALL: [&str; 14] = [
     SERVICES_V4,
     SERVICES_V6,
     ENDPOINTS_V4,
@@ -34,6 +36,8 @@ pub const ALL: [&str; 12] = [
     BACKENDS,
     SLOT_TABLES,
     FLOWS,
+    CLIENT_HOPS,
+    WANTED_HOPS,
     BACKEND_COUNTERS,
     REASON_COUNTERS,
     EVENTS,

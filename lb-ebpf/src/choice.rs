@@ -162,7 +162,7 @@ fn remembered<'a, T: Tables>(
     }
     let answers_pass = service.mode.forwarding().answers_pass();
     let state = if answers_pass { state.after_request(flags) } else { state.after_lone_request(flags) };
-    let update = FlowEntry::new(entry.tag(), entry.backend(), now, state);
+    let update = entry.seen_again(now, state);
     if update != entry {
         tables.store(bucket, index, update.0);
     }

@@ -67,7 +67,7 @@ fn nat<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, ba
             class: packet.ip.class(),
         };
         match H::next_hop(tables, query) {
-            Hop::Found { ifindex, destination, source } => (ifindex, destination, source),
+            Hop::Found { ifindex, destination, source, .. } => (ifindex, destination, source),
             // The agent resolves backends; until it has, the stack is no help: it would deliver to the VIP itself.
             Hop::NoNeighbour { .. } => return refuse(tables, Reason::NoNeighbour),
             Hop::Local => return refuse(tables, Reason::NoRoute),

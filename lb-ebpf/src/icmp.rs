@@ -156,7 +156,7 @@ fn to_client<H: Family, T: Tables>(tables: &T, error: &Error<H>, id: u32) -> Ver
     let query =
         HopQuery { source, destination: client, length: error.length(), protocol: H::ICMP, class: error.ip.class() };
     let (ifindex, destination_mac, source_mac) = match H::next_hop(tables, query) {
-        Hop::Found { ifindex, destination, source } => (ifindex, destination, source),
+        Hop::Found { ifindex, destination, source, .. } => (ifindex, destination, source),
         Hop::NoNeighbour { .. } => return refuse(tables, Reason::NoNeighbour),
         Hop::Local => return Verdict::Pass,
         Hop::TooBig { .. } => return refuse(tables, Reason::ReplyTooBig),

@@ -1,5 +1,6 @@
 //! From a backend to a client: is it the answer to a flow of ours, and which way back?
 
+use lb_common::client_hop::ClientHop;
 use lb_common::flow::{self, BUCKET_ENTRIES, FlowEntry};
 use lb_common::hash::FlowHash;
 use lb_common::maps::{Backend, MissingNeighbour};
@@ -33,14 +34,21 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(tables: &T, packet: &P
     if let Err(reason) = packet.check() {
         return refuse(tables, reason);
     }
+    let now = tables.now();
+    let known = place.map(|(bucket, index)| entry(bucket, index));
+    let length = packet.length_on_wire(tables);
+    let known_hop = known.and_then(|entry| known_hop(tables, entry, now, length));
     let query = HopQuery {
         source: vip,
         destination: packet.ip.destination(),
-        length: packet.length_on_wire(tables),
+        length,
         protocol: P::PROTOCOL,
         class: packet.ip.class(),
     };
-    let hop = H::next_hop(tables, query);
+    let hop = match known_hop {
+        Some(hop) => found(hop),
+        None => H::next_hop(tables, query),
+    };
     match hop {
         Hop::Found { .. } | Hop::NoNeighbour { .. } => {}
         // The client is this host itself: the stack knows the connection by the backend's address.
@@ -51,17 +59,19 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(tables: &T, packet: &P
     }
     if let Some((bucket, index)) = place {
         let old = entry(bucket, index);
-        let state = old.state().map(|state| state.after_reply(packet.transport.flags()));
-        let update = state.map(|state| FlowEntry::new(old.tag(), old.backend(), tables.now(), state));
-        if let Some(update) = update
-            && update != old
-        {
-            tables.store(bucket, index, update.0);
+        if let Some(state) = old.state() {
+            let mut update = old.seen_again(now, state.after_reply(packet.transport.flags()));
+            if known_hop.is_none() {
+                update = update.with_client_hop(number_of(tables, hop));
+            }
+            if update != old {
+                tables.store(bucket, index, update.0);
+            }
         }
     }
     count(tables, packet, id);
     let verdict = match hop {
-        Hop::Found { ifindex, destination, source } => {
+        Hop::Found { ifindex, destination, source, .. } => {
             packet.ethernet.set_addresses(destination, source);
             Verdict::Send { ifindex }
         }
@@ -70,6 +80,26 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(tables: &T, packet: &P
     let rewritten = rewrite::source(packet.ip, packet.transport, vip, backend.vip_port);
     tables.hook().update_checksum(packet.ip, packet.transport, rewritten);
     verdict
+}
+
+/// What the routing table has said about this flow within this unit of time.
+#[inline(always)]
+fn known_hop<T: Tables>(tables: &T, entry: FlowEntry, now: u32, length: u16) -> Option<ClientHop> {
+    match entry.client_hop(now) {
+        0 => None,
+        number => tables.client_hop(number).filter(|hop| length <= hop.mtu()),
+    }
+}
+
+#[inline(always)]
+fn found(hop: ClientHop) -> Hop {
+    Hop::Found { ifindex: hop.ifindex(), destination: hop.destination(), source: hop.source(), mtu: hop.mtu() }
+}
+
+#[inline(always)]
+fn number_of<T: Tables>(tables: &T, hop: Hop) -> u32 {
+    let Hop::Found { ifindex, destination, source, mtu } = hop else { return 0 };
+    ClientHop::new(ifindex, mtu, destination, source).map_or(0, |hop| tables.client_hop_number(hop))
 }
 
 /// Somebody may talk to the backend directly, the agent's own probes do.

@@ -1,5 +1,6 @@
 //! What the steps ask of the world around them.
 
+use lb_common::client_hop::ClientHop;
 use lb_common::counters::BackendCounters;
 use lb_common::flow::BUCKET_ENTRIES;
 use lb_common::hash::Key;
@@ -16,6 +17,7 @@ pub enum Hop {
         ifindex: u32,
         destination: [u8; 6],
         source: [u8; 6],
+        mtu: u16,
     },
     /// The route is known, the neighbour is not.
     NoNeighbour {
@@ -79,6 +81,10 @@ pub trait Tables {
     /// Changes the counters of a backend.
     fn count(&self, backend: u32, change: impl FnOnce(&mut BackendCounters));
     fn count_reason(&self, reason: Reason);
+    /// The hop with this number, if there is one ([`lb_common::client_hop`]).
+    fn client_hop(&self, number: u32) -> Option<ClientHop>;
+    /// The number of this hop; 0 if it has none, and then it is wanted.
+    fn client_hop_number(&self, hop: ClientHop) -> u32;
     fn report(&self, missing: MissingNeighbour);
     /// Whether one more packet of our own may be sent now; if so, it is counted against the allowance.
     fn may_answer(&self) -> bool;

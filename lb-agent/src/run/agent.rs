@@ -187,6 +187,7 @@ impl Agent {
         let applied = &self.applied;
         let sweep = self.kernel.sweep(|backend| applied.is_udp(backend), &[])?;
         self.flow_entries = sweep.entries;
+        self.kernel.number_client_hops()?;
         for backend in self.applied.backends() {
             self.meter.read(now, backend, self.kernel.counters(backend)?);
         }

@@ -60,7 +60,13 @@ fn lookup(ctx: *mut c_void, query: &mut Query) -> Hop {
         return Hop::Refused(Reason::NoRoute);
     }
     match result as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS => Hop::Found { ifindex: query.ifindex, destination: query.dmac, source: query.smac },
+        BPF_FIB_LKUP_RET_SUCCESS => Hop::Found {
+            ifindex: query.ifindex,
+            destination: query.dmac,
+            source: query.smac,
+            // SAFETY: a union of integers; as a length was asked about, the kernel has filled in the MTU.
+            mtu: unsafe { query.__bindgen_anon_1.mtu_result },
+        },
         BPF_FIB_LKUP_RET_NO_NEIGH => Hop::NoNeighbour { ifindex: query.ifindex },
         // Local delivery, among other things that are not for us to send.
         BPF_FIB_LKUP_RET_NOT_FWDED => Hop::Local,

@@ -8,6 +8,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::btf_map;
 use lb_common::allowance::Allowance;
+use lb_common::client_hop::{ClientHop, ClientHops};
 use lb_common::counters::BackendCounters;
 use lb_common::filter::{self, Filter, Of, bit_v4, bit_v6};
 use lb_common::flow::{BUCKET_ENTRIES, Bucket, TIME_MASK};
@@ -50,6 +51,13 @@ type SlotTable = Array<SlotBlock, { slot_blocks(SLOTS) as usize }, { (BPF_F_MMAP
 /// Mapped: buckets on cache lines, and the agent reads it without system calls. Load.
 #[btf_map]
 static FLOWS: Array<Bucket, 1024, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+#[btf_map]
+static CLIENT_HOPS: Array<ClientHops, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// What each processor has last looked for in [`CLIENT_HOPS`] in vain; the agent reads it.
+#[btf_map]
+static WANTED_HOPS: PerCpuArray<ClientHop, 1> = PerCpuArray::new();
 
 /// Load.
 #[btf_map]
@@ -220,6 +228,23 @@ impl<H: Hook> Tables for Live<H> {
     }
 
     #[inline(always)]
+    fn client_hop(&self, number: u32) -> Option<ClientHop> {
+        CLIENT_HOPS.get(0)?.get(number)
+    }
+
+    #[inline(always)]
+    fn client_hop_number(&self, hop: ClientHop) -> u32 {
+        let number = CLIENT_HOPS.get(0).map_or(0, |hops| hops.number(hop));
+        if number == 0
+            && let Some(wanted) = WANTED_HOPS.get_ptr_mut(0)
+        {
+            // SAFETY: this CPU's own value.
+            unsafe { *wanted = hop };
+        }
+        number
+    }
+
+    #[inline(always)]
     fn report(&self, missing: MissingNeighbour) {
         // A full buffer loses the report; the client's next packet makes another one.
         if let Some(mut entry) = EVENTS.reserve(0) {
@@ -319,6 +344,16 @@ impl<H: Hook> Tables for DryRun<H> {
 
     #[inline(always)]
     fn count_reason(&self, _: Reason) {}
+
+    #[inline(always)]
+    fn client_hop(&self, _: u32) -> Option<ClientHop> {
+        None
+    }
+
+    #[inline(always)]
+    fn client_hop_number(&self, _: ClientHop) -> u32 {
+        0
+    }
 
     #[inline(always)]
     fn report(&self, _: MissingNeighbour) {}

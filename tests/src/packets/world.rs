@@ -211,6 +211,14 @@ impl World {
         std::fs::write(&path, if on { "1" } else { "0" }).with_context(|| format!("writing {path}"))
     }
 
+    /// Enters another hardware address for the client that every row's answers go to.
+    pub fn set_client_mac(&self, family: Family, mac: [u8; 6]) -> Result<()> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
+        runtime
+            .block_on(async { netlink::set_neighbour(&netlink::connect()?, CLIENT_DEVICE, family.client(), mac).await })
+    }
+
     /// Interface and addresses of frames that leave on a link for its one host.
     pub fn hop(&self, link: Link) -> (u32, Macs) {
         match link {

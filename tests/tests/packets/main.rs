@@ -17,3 +17,4 @@ mod tcp6;
 mod tracking;
 mod udp4;
 mod udp6;
+mod way_back;

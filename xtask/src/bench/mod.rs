@@ -159,8 +159,8 @@ impl Bench {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let outside = runtime.block_on(async { netlink::link(&netlink::connect()?, CLIENT_DEVICE).await })?.index;
         let open = |table| Plane::open(&directory(lab, table), table, outside);
-        let planes = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>>>()?;
-        planes.iter().try_for_each(|plane| plane.resolve_clients(&mut programs))?;
+        let mut planes = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+        planes.iter_mut().try_for_each(|plane| plane.resolve_clients(&mut programs))?;
         Ok(Self { programs, planes })
     }
 

@@ -218,7 +218,7 @@ impl Plane {
     }
 
     /// Sends a datagram to the clients' router and waits until replies find it: the program asks the kernel's tables.
-    pub(super) fn resolve_clients(&self, programs: &mut Programs) -> Result<()> {
+    pub(super) fn resolve_clients(&mut self, programs: &mut Programs) -> Result<()> {
         let answering = |entry: &Entry| entry.protocol == Protocol::Tcp && entry.service.forwarding().answers_pass();
         for entry in entries().filter(answering) {
             let name = format!("the kernel knows the clients' neighbour {}", entry.family.client());
@@ -229,6 +229,8 @@ impl Plane {
                 ensure!(replies == 1, "a reply was not forwarded; counted: {:?}", self.kernel.reasons()?);
                 Ok(())
             })?;
+            // As the agent does each second.
+            self.kernel.number_client_hops()?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! [`Kernel`]; there are no locks.
 
 mod attach;
+mod client_hops;
 mod cost;
 mod counters;
 mod decap;
@@ -45,6 +46,7 @@ pub struct Kernel {
     clock: Xdp,
     tables: tables::Tables,
     flows: flows::Flows,
+    client_hops: client_hops::Hops,
     counters: counters::Maps,
     /// Whether what was found in place was taken over.
     adopted: bool,
@@ -80,6 +82,7 @@ impl Kernel {
             clock: pins.program(object::CLOCK)?,
             tables: tables::Tables::open(&pins, &meta)?,
             flows: flows::Flows::open(&pins, &meta)?,
+            client_hops: client_hops::Hops::open(&pins)?,
             counters: counters::Maps::open(&pins)?,
             pins,
             meta,
