@@ -30,10 +30,11 @@ pub const DEFAULT_FLOW_ENTRIES: u32 = 1 << 20;
 /// Bytes of the ring buffer for events from the programs.
 pub const EVENT_BYTES: u32 = 1 << 16;
 
-/// ICMP errors of our own that one processor may send: so many in each unit of coarse time (about a second), and at once. Linux
-/// allows itself 1,000 a second for the whole host (sysctl `icmp_msgs_per_sec`).
-pub const ANSWERS_PER_UNIT: u32 = 100;
-pub const ANSWERS_AT_ONCE: u32 = 100;
+/// Answers of our own that one processor may give: so many in each unit of coarse time (about a second), and at once. Of ICMP errors
+/// Linux allows itself 1,000 a second for the whole host (sysctl `icmp_msgs_per_sec`); of resets as many as are asked for, but
+/// it is no load balancer whose pool has just gone.
+pub const ERRORS_PER_UNIT: u32 = 100;
+pub const RESETS_PER_UNIT: u32 = 10_000;
 
 const _: () = assert!(MIN_FLOW_ENTRIES.is_power_of_two() && MAX_FLOW_ENTRIES.is_power_of_two());
 const _: () = assert!(MIN_FLOW_ENTRIES as usize >= BUCKET_ENTRIES);

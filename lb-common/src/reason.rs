@@ -69,6 +69,12 @@ reasons! {
     NoHeadroom = 21 "no-headroom" Drop,
     /// An answer is larger than the MTU of the way to its client; the stack tells the backend.
     ReplyTooBig = 22 "reply-too-big" Pass,
+    /// Counted beside a verdict: the sender was to be told, but enough has been told for now.
+    AnswerLimit = 46 "answer-limit" Drop,
+    /// The backend that calls a VIP would get its own call.
+    Hairpin = 47 "hairpin" Drop,
+    /// The source is no host's address: nobody could be answered (RFC 1812, section 5.3.7).
+    Martian = 48 "martian" Drop,
 }
 
 /// Size of the map that counts by reason: room for reasons to come, so that its layout need not change.

@@ -13,10 +13,10 @@ use lb_common::packet::transport::Transport;
 use lb_common::packet::{Ethernet, rewrite};
 use lb_common::reason::Reason;
 
+use crate::answer;
 use crate::hook::Hook as _;
 use crate::packet::{Packet, Verdict, refuse};
 use crate::tables::{Family, Hop, HopQuery, Tables};
-use crate::too_big;
 
 #[inline(always)]
 pub(crate) fn send<H: Family, P: Transport, T: Tables>(
@@ -27,7 +27,7 @@ pub(crate) fn send<H: Family, P: Transport, T: Tables>(
     backend: &Backend,
 ) -> Verdict {
     if let Some(mtu) = too_small(packet.length_on_wire(tables), mode, backend) {
-        return too_big::answer(tables, packet.ethernet, packet.ip, mtu);
+        return answer::too_big(tables, packet.ethernet, packet.ip, mtu);
     }
     match mode {
         Forwarding::Nat | Forwarding::Snat => nat(tables, packet, backend),
@@ -71,7 +71,7 @@ fn nat<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, ba
             // The agent resolves backends; until it has, the stack is no help: it would deliver to the VIP itself.
             Hop::NoNeighbour { .. } => return refuse(tables, Reason::NoNeighbour),
             Hop::Local => return refuse(tables, Reason::NoRoute),
-            Hop::TooBig { mtu } => return too_big::answer(tables, packet.ethernet, packet.ip, mtu),
+            Hop::TooBig { mtu } => return answer::too_big(tables, packet.ethernet, packet.ip, mtu),
             Hop::Refused(reason) => return refuse(tables, reason),
         }
     };

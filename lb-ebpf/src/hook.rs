@@ -21,6 +21,14 @@ pub struct Quoted {
     pub sum: u32,
 }
 
+/// The first bytes of a TCP header, left over from a packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept {
+    pub frame: Cursor,
+    /// The kernel has yet to complete the checksum, and will do so with what is in its place then.
+    pub is_partial: bool,
+}
+
 pub trait Hook {
     /// The packet as it is now. Windows from before it has changed its size or a checksum are void: the verifier refuses a program
     /// that uses them.
@@ -50,9 +58,13 @@ pub trait Hook {
     /// The outer header, of `SIZE` bytes behind Ethernet's, is written.
     fn encapsulated<const SIZE: usize>(&self, frame: Cursor);
 
-    /// Leaves the first [`QUOTE`](lb_common::packet::icmp::QUOTE) bytes of a packet, with `head` bytes of room between them and
-    /// Ethernet's header. None: it is shorter, or there is no room.
-    fn quote<H: Header>(&self, ip: H, head: usize) -> Option<Quoted>;
+    /// Leaves the first `SIZE` bytes of a packet, with `head` bytes of room between them and Ethernet's header. None: it is
+    /// shorter, or there is no room.
+    fn quote<H: Header, const SIZE: usize>(&self, ip: H, head: usize) -> Option<Quoted>;
+
+    /// Leaves a TCP header without its options, with `head` bytes of room between it and Ethernet's header. None: there is no
+    /// room.
+    fn keep_segment<H: Header>(&self, ip: H, head: usize) -> Option<Kept>;
 }
 
 /// Whether all headers that the steps look at are in sight, of what a stack sends most: TCP and UDP without tags or extensions.

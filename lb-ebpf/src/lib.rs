@@ -5,6 +5,7 @@
 
 #![no_std]
 
+pub mod answer;
 mod choice;
 pub mod decap;
 pub mod forward;
@@ -15,4 +16,3 @@ pub mod reply;
 pub mod request;
 pub mod steps;
 pub mod tables;
-pub mod too_big;

@@ -64,11 +64,15 @@ impl<H: Header, P: Transport> Packet<H, P> {
         if P::PROTOCOL == TCP && self.transport.flags().nonsense() {
             return Err(Reason::TcpFlags);
         }
-        if self.ip.hops_left() <= 1 {
-            return Err(Reason::TtlExpired);
-        }
         if self.ip.source() == self.ip.destination() {
             return Err(Reason::Land);
+        }
+        if !H::is_host(self.ip.source()) {
+            return Err(Reason::Martian);
+        }
+        // The last one: its sender is told.
+        if self.ip.hops_left() <= 1 {
+            return Err(Reason::TtlExpired);
         }
         Ok(())
     }

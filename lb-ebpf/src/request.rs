@@ -1,13 +1,16 @@
 //! From a client to a backend: judged, given to a backend ([`crate::choice`]), counted, rewritten.
 
-use lb_common::maps::Service;
+use lb_common::maps::{Backend, Service};
+use lb_common::mode::Forwarding;
 use lb_common::packet::ip::TCP;
 use lb_common::packet::transport::Transport;
+use lb_common::reason::Reason;
 use lb_common::route::Route;
 
+use crate::answer;
 use crate::choice::{Choice, Flow, Source, choose};
 use crate::forward;
-use crate::packet::{Packet, Verdict, refuse};
+use crate::packet::{Packet, Verdict};
 use crate::tables::{Family, Tables};
 
 /// The answer of the dry run, packed where it is found: packing whichever it was afterwards, the compiler would compute with a
@@ -18,10 +21,18 @@ pub(crate) fn route<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Pac
         return Route::Refused(reason).pack();
     }
     match choose(tables, service, flow(tables, packet)) {
+        Ok(choice) if is_hairpin(packet, service, choice.backend) => Route::Refused(Reason::Hairpin).pack(),
         Ok(Choice { id, source: Source::FlowTable, .. }) => Route::Remembered { backend: id }.pack(),
         Ok(Choice { id, source: Source::Slot, .. }) => Route::Chosen { backend: id }.pack(),
         Err(reason) => Route::Refused(reason).pack(),
     }
+}
+
+/// Whether the backend would get its own call. With its address as source and destination no kernel takes it; where packets
+/// arrive as they were sent, a backend has the VIP itself, and never calls it here.
+#[inline(always)]
+fn is_hairpin<H: Family, P: Transport>(packet: &Packet<H, P>, service: &Service, backend: &Backend) -> bool {
+    service.mode.forwarding() == Forwarding::Nat && packet.ip.source() == H::address_from_words(&backend.address)
 }
 
 #[inline(always)]
@@ -37,14 +48,27 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(
     packet: &Packet<H, P>,
     service: &Service,
 ) -> Verdict {
-    if let Err(reason) = packet.check() {
-        return refuse(tables, reason);
-    }
     let flow = flow(tables, packet);
-    let choice = match choose(tables, service, flow) {
-        Ok(choice) => choice,
-        Err(reason) => return refuse(tables, reason),
+    // In one place, because what refuses a packet is inlined there.
+    let reason = match packet.check() {
+        Ok(()) => match choose(tables, service, flow) {
+            Ok(choice) if is_hairpin(packet, service, choice.backend) => Reason::Hairpin,
+            Ok(choice) => return send(tables, packet, service, flow, choice),
+            Err(reason) => reason,
+        },
+        Err(reason) => reason,
     };
+    answer::refuse(tables, packet, reason)
+}
+
+#[inline(always)]
+fn send<H: Family, P: Transport, T: Tables>(
+    tables: &T,
+    packet: &Packet<H, P>,
+    service: &Service,
+    flow: Flow,
+    choice: Choice<'_>,
+) -> Verdict {
     let bytes = packet.frame.len() as u64;
     tables.count(u32::from(choice.id), |counters| {
         counters.packets += 1;

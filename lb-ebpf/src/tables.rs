@@ -1,5 +1,6 @@
 //! What the steps ask of the world around them.
 
+use lb_common::allowance::Answer;
 use lb_common::client_hop::ClientHop;
 use lb_common::counters::BackendCounters;
 use lb_common::flow::BUCKET_ENTRIES;
@@ -87,7 +88,7 @@ pub trait Tables {
     fn client_hop_number(&self, hop: ClientHop) -> u32;
     fn report(&self, missing: MissingNeighbour);
     /// Whether one more packet of our own may be sent now; if so, it is counted against the allowance.
-    fn may_answer(&self) -> bool;
+    fn may_answer(&self, kind: Answer) -> bool;
 }
 
 impl Family for lb_common::packet::ip::Ipv4 {

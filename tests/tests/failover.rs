@@ -2,6 +2,8 @@
 //! time, nothing else is disturbed, and what comes back gets its share again.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -233,6 +235,23 @@ fn a_backend_that_does_not_exist_is_an_error_that_names_it() {
             ensure!(finished.status.code() == Some(1) && finished.err.contains(unknown), "{finished}");
         }
         ensure!(scene.answering()? == names(["b1", "b2", "b3"]));
+        Ok(())
+    });
+}
+
+/// Clients are not left to wait for what nobody will answer.
+#[test]
+fn a_pool_without_backends_refuses_at_once() {
+    with_lab(Options::default(), |lab| {
+        let scene = Scene::set(lab)?;
+        let vip = SocketAddr::new(Family::V4.vip(), 80);
+        let connect = || lab.client.enter(|| TcpStream::connect_timeout(&vip, SLACK * 5).map(drop));
+        connect().context("connecting while there are backends")?;
+        for backend in ["web/b1", "web/b2", "web/b3"] {
+            scene.cli(&["backend", "disable", backend])?;
+        }
+        let error = connect().err().context("nobody is there, and somebody answers")?;
+        ensure!(error.kind() == ErrorKind::ConnectionRefused, "{error}");
         Ok(())
     });
 }

@@ -41,22 +41,54 @@ impl Summed for Icmp {
     }
 }
 
-/// Bytes of a packet that an error of ours quotes: as much as IPv4 allows for (576 bytes in all, RFC 1812, section 4.3.2.3), in
-/// whole words, and what the kernel sums up at once.
+/// Bytes of a large packet that an error of ours quotes: as much as IPv4 allows for (576 bytes in all, RFC 1812, section
+/// 4.3.2.3), in whole words, and what the kernel sums up at once.
 pub const QUOTE: usize = 512;
 /// An error without its quote.
-pub const TOO_BIG_LENGTH: usize = LENGTH;
+pub const ERROR_LENGTH: usize = LENGTH;
 
-/// Writes "fragmentation needed" or "packet too big" before its quote; `sum` is the one's complement sum over that.
+/// What an error of our own says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// "Fragmentation needed" (RFC 1191), "packet too big" (RFC 8201): so much would have fitted.
+    TooBig {
+        mtu: u16,
+    },
+    /// Time, or hop limit, exceeded in transit.
+    HopsExceeded,
+    PortUnreachable,
+}
+
+impl Told {
+    /// Type and code.
+    const fn kind<H: Header>(self) -> (u8, u8) {
+        match self {
+            Self::TooBig { .. } if H::HAS_CHECKSUM => (3, 4),
+            Self::TooBig { .. } => (2, 0),
+            Self::HopsExceeded if H::HAS_CHECKSUM => (11, 0),
+            Self::HopsExceeded => (3, 0),
+            Self::PortUnreachable if H::HAS_CHECKSUM => (3, 3),
+            Self::PortUnreachable => (1, 4),
+        }
+    }
+
+    const fn mtu(self) -> u16 {
+        match self {
+            Self::TooBig { mtu } => mtu,
+            Self::HopsExceeded | Self::PortUnreachable => 0,
+        }
+    }
+}
+
+/// Writes an error before its quote of `quoted` bytes; `sum` is the one's complement sum over that.
 #[inline(always)]
-pub fn write_too_big<H: Header>(message: Window<LENGTH>, mtu: u16, sum: u32, ends: &Ends) {
-    let [high, low] = mtu.to_be_bytes();
-    let (kind, code) = if H::HAS_CHECKSUM { (3, 4) } else { (2, 0) };
+pub fn write_error<H: Header>(message: Window<LENGTH>, told: Told, quoted: usize, sum: u32, ends: &Ends) {
+    let [high, low] = told.mtu().to_be_bytes();
+    let (kind, code) = told.kind::<H>();
     let words = [u32::from_ne_bytes([kind, code, 0, 0]), u32::from_ne_bytes([0, 0, high, low])];
     let mut change = Change::NONE.words(words).words([sum]);
     if !H::HAS_CHECKSUM {
-        let tail = [((LENGTH + QUOTE) as u32).to_be(), u32::from_ne_bytes([0, 0, 0, H::ICMP])];
-        change = change.words(ends.source).words(ends.destination).words(tail);
+        change = change.plus(ends.pseudo_header(H::ICMP, LENGTH + quoted));
     }
     message.set_u32::<0>(words[0]);
     message.set_u32::<4>(words[1]);
@@ -223,18 +255,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn our_own_is_valid(v6: bool, addresses: ([u8; 16], [u8; 16]), mtu: u16, fill: u8) {
+        fn our_own_is_valid(which in 0usize..3, v6: bool, addresses: ([u8; 16], [u8; 16]), mtu: u16, fill: u8) {
             let words = |bytes: [u8; 16]| core::array::from_fn(|i| u32::from_ne_bytes(bytes[4 * i..4 * i + 4].try_into().unwrap()));
             let ends = Ends { source: words(addresses.0), destination: words(addresses.1), class: 0, entropy: 0 };
             let mut bytes = std::vec![fill; LENGTH + QUOTE];
             let quoted = bytes[LENGTH..].chunks(2).map(|pair| u32::from(u16::from_ne_bytes([pair[0], pair[1]]))).sum();
             let message = cursor(&mut bytes).window(0).unwrap();
+            let (told, v4_kind, v6_kind) = [
+                (Told::TooBig { mtu }, [3, 4], [2, 0]),
+                (Told::HopsExceeded, [11, 0], [3, 0]),
+                (Told::PortUnreachable, [3, 3], [1, 4]),
+            ][which];
             if v6 {
-                write_too_big::<Ipv6>(message, mtu, quoted, &ends);
+                write_error::<Ipv6>(message, told, QUOTE, quoted, &ends);
             } else {
-                write_too_big::<Ipv4>(message, mtu, quoted, &ends);
+                write_error::<Ipv4>(message, told, QUOTE, quoted, &ends);
             }
-            let expected = if v6 { [2, 0] } else { [3, 4] };
+            let expected = if v6 { v6_kind } else { v4_kind };
+            let mtu = if which == 0 { mtu } else { 0 };
             prop_assert_eq!((&bytes[..2], &bytes[4..6], &bytes[6..8]), (&expected[..], &[0, 0][..], &mtu.to_be_bytes()[..]));
             let mut all = bytes.clone();
             if v6 {

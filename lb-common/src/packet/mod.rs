@@ -1,11 +1,12 @@
 //! Reading and writing frames: the one place that computes with packet pointers. [`cursor`] checks bounds, [`ip`] and
 //! [`transport`] and [`icmp`] know where the fields stand, [`rewrite`] changes addresses and keeps the
-//! checksums right, [`outer`] writes headers in front of a packet.
+//! checksums right, [`outer`] writes headers in front of a packet, and [`reset`] the segment that refuses another.
 
 pub mod cursor;
 pub mod icmp;
 pub mod ip;
 pub mod outer;
+pub mod reset;
 pub mod rewrite;
 pub mod transport;
 

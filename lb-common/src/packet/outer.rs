@@ -39,6 +39,16 @@ pub struct Ends {
     pub entropy: u32,
 }
 
+impl Ends {
+    /// What the checksum of a transport covers beside itself, for `length` bytes of it (RFC 9293, section 3.1; RFC 8200, section
+    /// 8.1). The words that an IPv4 address has no use for are zero.
+    #[inline(always)]
+    pub const fn pseudo_header(&self, protocol: u8, length: usize) -> Change {
+        let tail = [(length as u32).to_be(), u32::from_ne_bytes([0, 0, 0, protocol])];
+        Change::NONE.words(self.source).words(self.destination).words(tail)
+    }
+}
+
 /// The packet inside.
 #[derive(Debug, Clone, Copy)]
 pub struct Inner {

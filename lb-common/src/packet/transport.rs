@@ -7,6 +7,7 @@ use network_types::udp::UdpHdr;
 
 use super::cursor::{Cursor, Window};
 use super::ip::TCP;
+use super::reset::Segment;
 use super::rewrite::Summed;
 use crate::checksum::Change;
 use crate::flow::Flags;
@@ -45,6 +46,8 @@ pub trait Transport: Summed {
     fn header_length(self) -> usize;
     /// Whether its own length fields agree with the room that the IP packet gives it, bytes.
     fn fits(self, room: usize) -> bool;
+    /// The segment, if refusals of it are segments too; `room` as above.
+    fn segment(self, room: usize) -> Option<Segment>;
     /// Writes a port; gives what the checksum has to make up for.
     #[must_use]
     fn set_source_port(self, port: u16) -> Change;
@@ -121,6 +124,18 @@ impl Transport for Tcp {
         let header = self.header_length();
         header >= TCP_LENGTH && header <= room
     }
+
+    #[inline(always)]
+    fn segment(self, room: usize) -> Option<Segment> {
+        Some(Segment {
+            source_port: self.source_port(),
+            destination_port: self.destination_port(),
+            sequence: self.0.u32::<{ offset_of!(TcpHdr, seq) }>(),
+            acknowledgment: self.0.u32::<{ offset_of!(TcpHdr, ack_seq) }>(),
+            flags: self.flags(),
+            data: room.wrapping_sub(self.header_length()) as u32,
+        })
+    }
 }
 
 impl Udp {
@@ -159,5 +174,10 @@ impl Transport for Udp {
     fn fits(self, room: usize) -> bool {
         let length = u16::from_be(self.0.u16::<{ offset_of!(UdpHdr, len) }>()) as usize;
         length >= UDP_LENGTH && length <= room
+    }
+
+    #[inline(always)]
+    fn segment(self, _: usize) -> Option<Segment> {
+        None
     }
 }

@@ -7,7 +7,7 @@ use core::sync::atomic::AtomicUsize;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::btf_map;
-use lb_common::allowance::Allowance;
+use lb_common::allowance::{Allowance, Answer};
 use lb_common::client_hop::{ClientHop, ClientHops};
 use lb_common::counters::BackendCounters;
 use lb_common::filter::{self, Filter, Of, bit_v4, bit_v6};
@@ -69,9 +69,9 @@ static REASON_COUNTERS: PerCpuArray<u64, { REASON_CAPACITY as usize }> = PerCpuA
 #[btf_map]
 static EVENTS: RingBuf<MissingNeighbour, { EVENT_BYTES as usize }> = RingBuf::new();
 
-/// [`Allowance`] of each processor.
+/// [`Allowance`] of each processor, by [`Answer`].
 #[btf_map]
-static ANSWERS: PerCpuArray<u64, 1> = PerCpuArray::new();
+static ANSWERS: PerCpuArray<u64, { Answer::ALL.len() }> = PerCpuArray::new();
 
 // Constants that the agent sets before the verifier sees the program, which therefore knows their values.
 
@@ -254,11 +254,11 @@ impl<H: Hook> Tables for Live<H> {
     }
 
     #[inline(always)]
-    fn may_answer(&self) -> bool {
-        let Some(place) = ANSWERS.get_ptr_mut(0) else { return false };
+    fn may_answer(&self, kind: Answer) -> bool {
+        let Some(place) = ANSWERS.get_ptr_mut(kind as u32) else { return false };
         // SAFETY: this CPU's own value.
         let place = unsafe { &mut *place };
-        match Allowance(*place).take(self.now()) {
+        match Allowance(*place).take(kind, self.now()) {
             Some(left) => {
                 *place = left.0;
                 true
@@ -359,7 +359,7 @@ impl<H: Hook> Tables for DryRun<H> {
     fn report(&self, _: MissingNeighbour) {}
 
     #[inline(always)]
-    fn may_answer(&self) -> bool {
+    fn may_answer(&self, _: Answer) -> bool {
         false
     }
 }

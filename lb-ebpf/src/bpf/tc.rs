@@ -12,11 +12,12 @@ use aya_ebpf::helpers::generated::{
 use lb_common::checksum::Change;
 use lb_common::packet::ETHERNET;
 use lb_common::packet::cursor::{Cursor, Window};
-use lb_common::packet::icmp::QUOTE;
 use lb_common::packet::ip::Header;
 use lb_common::packet::outer::{Outer, OuterV6, UDP_LENGTH};
+use lb_common::packet::reset::RESET_LENGTH;
 use lb_common::packet::rewrite::{Rewritten, Summed};
-use lb_ebpf::hook::{Hook, Quoted, has_headers, transport_checksum};
+use lb_common::packet::transport::Tcp;
+use lb_ebpf::hook::{Hook, Kept, Quoted, has_headers, transport_checksum};
 use lb_ebpf::tables::{Hop, HopQuery};
 
 use super::fib;
@@ -90,6 +91,24 @@ impl TcHook {
         }
         self.replace(at, BACK, 0);
         false
+    }
+
+    /// Leaves `length` bytes from `offset` on, with `head` bytes between them and Ethernet's header.
+    #[inline(always)]
+    fn keep(&self, offset: usize, length: usize, head: usize) -> Option<Cursor> {
+        let end = offset + length;
+        let room = head as i32 - (offset - ETHERNET) as i32;
+        if (self.length() as usize) < end {
+            return None;
+        }
+        // SAFETY: the context of this program, in all three.
+        if unsafe { bpf_skb_change_tail(self.0, end as u32, 0) } != 0
+            || unsafe { bpf_skb_pull_data(self.0, end as u32) } != 0
+            || room != 0 && unsafe { bpf_skb_adjust_room(self.0, room, BPF_ADJ_ROOM_MAC, 0) } != 0
+        {
+            return None;
+        }
+        Some(self.frame())
     }
 
     #[inline(always)]
@@ -190,30 +209,27 @@ impl Hook for TcHook {
     /// A checksum in the quote that is still to be completed will be, behind our back, where the packet leaves: then its transport's
     /// part sums up to the complement of what the field holds now, whatever else is in it.
     #[inline(always)]
-    fn quote<H: Header>(&self, ip: H, head: usize) -> Option<Quoted> {
-        let (offset, transport, protocol) = (ip.offset(), ip.payload_offset(), ip.protocol());
-        let field = transport_checksum(protocol).map(|field| transport + field);
+    fn quote<H: Header, const SIZE: usize>(&self, ip: H, head: usize) -> Option<Quoted> {
+        let (offset, transport) = (ip.offset(), ip.payload_offset());
+        let field = transport_checksum(ip.protocol()).map(|field| transport + field);
         let held = match field {
             Some(at) if self.is_partial(at) => Some(self.word(at)?),
             _ => None,
         };
-        if (self.length() as usize) < offset + QUOTE {
-            return None;
-        }
-        // SAFETY: the context of this program, in all three.
-        if unsafe { bpf_skb_change_tail(self.0, (offset + QUOTE) as u32, 0) } != 0
-            || unsafe { bpf_skb_pull_data(self.0, (offset + QUOTE) as u32) } != 0
-            || unsafe { bpf_skb_adjust_room(self.0, head as i32 - (offset - ETHERNET) as i32, BPF_ADJ_ROOM_MAC, 0) }
-                != 0
-        {
-            return None;
-        }
-        let frame = self.frame();
-        let quote = frame.window::<QUOTE>(ETHERNET + head)?;
+        let frame = self.keep(offset, SIZE, head)?;
+        let quote = frame.window::<SIZE>(ETHERNET + head)?;
         let sum = match held {
-            None => sum(quote, QUOTE),
+            None => sum(quote, SIZE),
             Some(held) => Change::NONE.words([sum(quote, transport - offset), u32::from(!held)]).sum().into(),
         };
         Some(Quoted { frame, sum })
+    }
+
+    #[inline(always)]
+    fn keep_segment<H: Header>(&self, ip: H, head: usize) -> Option<Kept> {
+        let offset = ip.payload_offset();
+        let is_partial = self.is_partial(offset + Tcp::CHECKSUM);
+        let frame = self.keep(offset, RESET_LENGTH, head)?;
+        Some(Kept { frame, is_partial })
     }
 }

@@ -4,11 +4,11 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use lb_common::packet::ETHERNET;
 use lb_common::packet::cursor::Cursor;
-use lb_common::packet::icmp::QUOTE;
 use lb_common::packet::ip::Header;
 use lb_common::packet::outer::{Outer, UDP_LENGTH};
+use lb_common::packet::reset::RESET_LENGTH;
 use lb_common::packet::rewrite::{Rewritten, Summed};
-use lb_ebpf::hook::{Hook, Quoted};
+use lb_ebpf::hook::{Hook, Kept, Quoted};
 use lb_ebpf::tables::{Hop, HopQuery};
 
 use super::fib;
@@ -36,6 +36,14 @@ impl XdpHook {
         let surplus = self.frame().len().checked_sub(length)?;
         // SAFETY: as above.
         (unsafe { bpf_xdp_adjust_tail(self.0, -(surplus as i32)) } == 0).then_some(())
+    }
+
+    /// Leaves `length` bytes from `offset` on, with `head` bytes between them and Ethernet's header.
+    #[inline(always)]
+    fn keep(&self, offset: usize, length: usize, head: usize) -> Option<Cursor> {
+        self.cut(offset + length)?;
+        self.move_start(offset as i32 - (ETHERNET + head) as i32)?;
+        Some(self.frame())
     }
 }
 
@@ -86,14 +94,17 @@ impl Hook for XdpHook {
     fn encapsulated<const SIZE: usize>(&self, _: Cursor) {}
 
     #[inline(always)]
-    fn quote<H: Header>(&self, ip: H, head: usize) -> Option<Quoted> {
-        let offset = ip.offset();
-        self.cut(offset + QUOTE)?;
-        self.move_start(offset as i32 - (ETHERNET + head) as i32)?;
-        let frame = self.frame();
-        let quote = frame.window::<QUOTE>(ETHERNET + head)?;
+    fn quote<H: Header, const SIZE: usize>(&self, ip: H, head: usize) -> Option<Quoted> {
+        let frame = self.keep(ip.offset(), SIZE, head)?;
+        let quote = frame.window::<SIZE>(ETHERNET + head)?;
         // SAFETY: the window's bytes are there; nothing is subtracted from their sum.
-        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, quote.as_ptr().cast(), QUOTE as u32, 0) as u32 };
+        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, quote.as_ptr().cast(), SIZE as u32, 0) as u32 };
         Some(Quoted { frame, sum })
+    }
+
+    #[inline(always)]
+    fn keep_segment<H: Header>(&self, ip: H, head: usize) -> Option<Kept> {
+        let frame = self.keep(ip.payload_offset(), RESET_LENGTH, head)?;
+        Some(Kept { frame, is_partial: false })
     }
 }

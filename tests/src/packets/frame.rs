@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
     EtherType, Ethernet2Header, Icmpv4Type, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel,
-    Ipv6Header, PacketBuilder, TcpHeader, UdpHeader, icmpv4,
+    Ipv6Header, PacketBuilder, TcpHeader, UdpHeader, icmpv4, icmpv6,
 };
 use lb_agent::dataplane::kernel;
 use lb_agent::model::config::Protocol;
@@ -160,23 +160,64 @@ impl Frame {
 
     /// What its sender gets if no more than `mtu` bytes of it would fit.
     pub fn too_big(&self, mtu: usize) -> Vec<u8> {
-        let quote = &self.build()[ETHERNET..ETHERNET + QUOTE];
-        let ethernet = PacketBuilder::ethernet2(self.macs.destination, self.macs.source);
         let mtu = u16::try_from(mtu).expect("MTUs are small");
+        let v4 = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
+        self.error(QUOTE, Icmpv4Type::DestinationUnreachable(v4), Icmpv6Type::PacketTooBig { mtu: mtu.into() })
+    }
+
+    /// What its sender gets if its hops end here.
+    pub fn hops_exceeded(&self) -> Vec<u8> {
+        let v4 = Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit);
+        self.error(self.headers(), v4, Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded))
+    }
+
+    /// What its sender gets if nobody takes it.
+    pub fn refusal(&self) -> Vec<u8> {
+        if self.stack.is_tcp() {
+            return self.reset();
+        }
+        let v4 = Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port);
+        self.error(self.headers(), v4, Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port))
+    }
+
+    /// Bytes of an IP header and of the transport's least.
+    fn headers(&self) -> usize {
+        let ip = if self.stack.family == Family::V4 { IPV4 } else { IPV6 };
+        ip + if self.stack.is_tcp() { TCP } else { UDP }
+    }
+
+    fn error(&self, quoted: usize, v4: Icmpv4Type, v6: Icmpv6Type) -> Vec<u8> {
+        let quote = &self.build()[ETHERNET..ETHERNET + quoted];
+        let ethernet = PacketBuilder::ethernet2(self.macs.destination, self.macs.source);
         let mut frame = Vec::new();
         let written = match (self.destination.ip(), self.source.ip()) {
             (IpAddr::V4(vip), IpAddr::V4(client)) => {
-                let kind = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
-                let ip = ethernet.ipv4(vip.octets(), client.octets(), 64);
-                ip.icmpv4(Icmpv4Type::DestinationUnreachable(kind)).write(&mut frame, quote)
+                ethernet.ipv4(vip.octets(), client.octets(), 64).icmpv4(v4).write(&mut frame, quote)
             }
             (IpAddr::V6(vip), IpAddr::V6(client)) => {
-                let ip = ethernet.ipv6(vip.octets(), client.octets(), 64);
-                ip.icmpv6(Icmpv6Type::PacketTooBig { mtu: mtu.into() }).write(&mut frame, quote)
+                ethernet.ipv6(vip.octets(), client.octets(), 64).icmpv6(v6).write(&mut frame, quote)
             }
             _ => unreachable!("both addresses are of the stack's family"),
         };
         written.expect("frames are small");
+        frame
+    }
+
+    fn reset(&self) -> Vec<u8> {
+        let refused = self.tcp_header();
+        let ethernet = PacketBuilder::ethernet2(self.macs.destination, self.macs.source);
+        let ip = match (self.destination.ip(), self.source.ip()) {
+            (IpAddr::V4(vip), IpAddr::V4(client)) => ethernet.ipv4(vip.octets(), client.octets(), 64),
+            (IpAddr::V6(vip), IpAddr::V6(client)) => ethernet.ipv6(vip.octets(), client.octets(), 64),
+            _ => unreachable!("both addresses are of the stack's family"),
+        };
+        let sequence = if refused.ack { refused.acknowledgment_number } else { 0 };
+        let tcp = ip.tcp(self.destination.port(), self.source.port(), sequence, 0).rst();
+        let controls = u32::from(refused.syn) + u32::from(refused.fin);
+        let data = u32::try_from(self.payload.len()).expect("frames are small");
+        let tcp = if refused.ack { tcp } else { tcp.ack(refused.sequence_number + data + controls) };
+        let mut frame = Vec::new();
+        tcp.write(&mut frame, &[]).expect("frames are small");
         frame
     }
 

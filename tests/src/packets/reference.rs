@@ -8,7 +8,7 @@ use lb_common::flow::{FlowEntry, FlowState};
 use lb_common::reason::Reason;
 use std::net::{IpAddr, SocketAddr};
 
-use super::frame::{ETHERNET, IPV6, Macs, TCP, Tuple, UDP, flag};
+use super::frame::{ETHERNET, IPV6, Macs, QUOTE, TCP, Tuple, UDP, flag};
 use super::plan::{Host, Link, Reach, Role, Stack};
 use super::{Verdict, World};
 use crate::lab::address::Family;
@@ -20,6 +20,8 @@ pub enum Prediction {
     Untouched,
     /// Not forwarded for a reason.
     Refused(Reason),
+    /// Not forwarded for a reason, and its sender is told, if it is not told too much already.
+    Answered(Reason),
     /// To the backend, and if it cannot be reached, why.
     Request { host: Host, way: Result<(Verdict, Macs), Reason>, counted: BackendCounters },
     /// Back to the client.
@@ -102,7 +104,7 @@ pub fn predict(world: &World, frame: &[u8]) -> Result<Prediction> {
     let Some(parts) = parts(frame) else { return Ok(Prediction::Untouched) };
     if let Some(role) = parts.stack.role_at(parts.destination) {
         return match wrong(frame, &parts) {
-            Some(reason) => Ok(Prediction::Refused(reason)),
+            Some(reason) => Ok(refused(frame, &parts, reason)),
             None => request(world, frame, &parts, role),
         };
     }
@@ -160,10 +162,28 @@ fn wrong(frame: &[u8], parts: &Parts) -> Option<Reason> {
             return Some(Reason::TcpFlags);
         }
     }
-    if frame[if v4 { 22 } else { 21 }] <= 1 {
-        return Some(Reason::TtlExpired);
+    if parts.source.ip() == parts.destination.ip() {
+        return Some(Reason::Land);
     }
-    (parts.source.ip() == parts.destination.ip()).then_some(Reason::Land)
+    let is_host = match parts.source.ip() {
+        IpAddr::V4(source) => !matches!(source.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(source) => !(source.is_multicast() || source.is_unspecified() || source.is_loopback()),
+    };
+    if !is_host {
+        return Some(Reason::Martian);
+    }
+    (frame[if v4 { 22 } else { 21 }] <= 1).then_some(Reason::TtlExpired)
+}
+
+/// A client's packet that is not forwarded: whether it is answered.
+fn refused(frame: &[u8], parts: &Parts, reason: Reason) -> Prediction {
+    let plain = parts.stack.family == Family::V6 || frame[ETHERNET] == 0x45;
+    let answered = match reason {
+        Reason::NoBackend if parts.stack.is_tcp() => parts.flags & flag::RST == 0,
+        Reason::NoBackend | Reason::TtlExpired => plain,
+        _ => false,
+    };
+    if answered { Prediction::Answered(reason) } else { Prediction::Refused(reason) }
 }
 
 fn request(world: &World, frame: &[u8], parts: &Parts, role: Role) -> Result<Prediction> {
@@ -185,7 +205,7 @@ fn request(world: &World, frame: &[u8], parts: &Parts, role: Role) -> Result<Pre
         }
     };
     let Some(host) = hosts.into_iter().find(|host| host.id == id) else {
-        return Ok(Prediction::Refused(Reason::NoBackend));
+        return Ok(refused(frame, parts, Reason::NoBackend));
     };
     // The routing table may look at the source too, and refuse strange ones.
     if !matches!(host.reach, Reach::Entry(_)) && parts.source.ip() != parts.stack.family.client() {
@@ -251,33 +271,85 @@ pub fn check_rewrite(before: &[u8], after: &[u8], side: Side, address: SocketAdd
 
 /// Whether `after` tells the sender of `before`, as the VIP, that packets of `mtu` bytes fit, and quotes what it has sent.
 pub fn check_too_big(before: &[u8], after: &[u8], mtu: u32) -> Result<()> {
+    let v4 = before[12..14] == [8, 0];
+    check_error(before, after, if v4 { [1, 3, 4] } else { [58, 2, 0] }, mtu, QUOTE)
+}
+
+/// Whether `after` tells the sender of `before`, as the VIP, why it was not forwarded.
+pub fn check_answer(before: &[u8], after: &[u8], reason: Reason) -> Result<()> {
     let Some(old) = parts(before) else { bail!("not TCP or UDP") };
+    let v4 = old.stack.family == Family::V4;
+    let quoted = old.transport - ETHERNET + if old.stack.is_tcp() { TCP } else { UDP };
+    match (reason, old.stack.is_tcp()) {
+        (Reason::TtlExpired, _) => check_error(before, after, if v4 { [1, 11, 0] } else { [58, 3, 0] }, 0, quoted),
+        (Reason::NoBackend, false) => check_error(before, after, if v4 { [1, 3, 3] } else { [58, 1, 4] }, 0, quoted),
+        (Reason::NoBackend, true) => check_reset(before, after, &old),
+        _ => bail!("{reason:?} is not answered"),
+    }
+}
+
+/// A reset of the connection that `before` belongs to.
+fn check_reset(before: &[u8], after: &[u8], old: &Parts) -> Result<()> {
+    check_turned_around(before, after)?;
+    let Some(new) = parts(after) else { bail!("not TCP") };
+    ensure!(new.stack == old.stack && new.end == after.len() && new.end - new.transport == TCP, "no bare TCP header");
+    ensure!((new.source, new.destination) == (old.destination, old.source), "it is not turned around");
+    let number = |frame: &[u8], at: usize| u32::from_be_bytes(std::array::from_fn(|i| frame[at + i]));
+    let header = byte(before, old.transport + 12) / 16 * 4;
+    let data = u32::try_from(old.end - old.transport - header)?;
+    let has = |bit: u8| old.flags & bit != 0;
+    let expected = if has(flag::ACK) {
+        (number(before, old.transport + 8), 0, flag::RST)
+    } else {
+        let controls = u32::from(has(flag::SYN)) + u32::from(has(flag::FIN));
+        (0, number(before, old.transport + 4).wrapping_add(data + controls), flag::RST | flag::ACK)
+    };
+    let found = (number(after, new.transport + 4), number(after, new.transport + 8), new.flags);
+    ensure!(found == expected, "sequence, acknowledgment and flags {found:x?} instead of {expected:x?}");
+    ensure!(covered(after, new.transport, 6) == 0, "the segment's checksum");
+    Ok(())
+}
+
+/// Hardware addresses and IP addresses, and the IPv4 header's checksum and the length.
+fn check_turned_around(before: &[u8], after: &[u8]) -> Result<()> {
     ensure!(after[..12] == [&before[6..12], &before[..6]].concat(), "hardware addresses {:02x?}", &after[..12]);
     ensure!(after[12..14] == before[12..14], "another EtherType");
-    let (message, addresses, kind) = match old.stack.family {
-        Family::V4 => (ETHERNET + 20, 26..34, [1, 3, 4]),
-        Family::V6 => (ETHERNET + IPV6, 22..54, [58, 2, 0]),
-    };
+    let v4 = before[12..14] == [8, 0];
+    let addresses = if v4 { 26..34 } else { 22..54 };
     let half = addresses.len() / 2;
     let (old_source, old_destination) = before[addresses.clone()].split_at(half);
-    let (new_source, new_destination) = after[addresses.clone()].split_at(half);
+    let (new_source, new_destination) = after[addresses].split_at(half);
     ensure!((new_source, new_destination) == (old_destination, old_source), "it is not turned around");
-    let protocol = after[if old.stack.family == Family::V4 { 23 } else { 20 }];
+    if v4 {
+        ensure!(sum(&after[ETHERNET..ETHERNET + 20]) == 0, "the header's checksum");
+        ensure!(ETHERNET + word(after, 16) == after.len(), "the header's length");
+    } else {
+        ensure!(ETHERNET + IPV6 + word(after, 18) == after.len(), "the header's length");
+    }
+    Ok(())
+}
+
+/// An ICMP error of this protocol, type and code, with the `quoted` first bytes of the packet.
+fn check_error(before: &[u8], after: &[u8], kind: [u8; 3], mtu: u32, quoted: usize) -> Result<()> {
+    check_turned_around(before, after)?;
+    let v4 = before[12..14] == [8, 0];
+    let message = ETHERNET + if v4 { 20 } else { IPV6 };
+    let protocol = after[if v4 { 23 } else { 20 }];
     ensure!([protocol, after[message], after[message + 1]] == kind, "another message than {kind:?}");
     ensure!(word(after, message + 4) == 0 && word(after, message + 6) == mtu as usize, "another MTU");
     let quote = &after[message + 8..];
+    ensure!(quote.len() == quoted, "{} bytes are quoted", quote.len());
     ensure!(quote == &before[ETHERNET..ETHERNET + quote.len()], "it quotes something else");
-    if old.stack.family == Family::V4 {
-        ensure!(sum(&after[ETHERNET..message]) == 0, "the header's checksum");
-        ensure!(ETHERNET + word(after, 16) == after.len(), "the header's length");
-        ensure!(sum(&after[message..]) == 0, "the message's checksum");
-    } else {
-        ensure!(message + word(after, 18) == after.len(), "the header's length");
-        let length = u32::try_from(after.len() - message)?.to_be_bytes();
-        let covered = [&after[addresses], &length, &[0, 0, 0, protocol], &after[message..]].concat();
-        ensure!(sum(&covered) == 0, "the message's checksum");
-    }
+    let right = if v4 { sum(&after[message..]) } else { covered(after, message, protocol) };
+    ensure!(right == 0, "the message's checksum");
     Ok(())
+}
+
+/// The sum that the checksum of a transport at `offset` makes zero.
+fn covered(frame: &[u8], offset: usize, protocol: u8) -> u64 {
+    let addresses = if frame[12..14] == [8, 0] { 26..34 } else { 22..54 };
+    let length = u32::try_from(frame.len() - offset).expect("frames are small").to_be_bytes();
+    sum(&[&frame[addresses], &length, &[0, 0, 0, protocol], &frame[offset..]].concat())
 }
 
 /// One's complement sum (RFC 1071), both zeroes being one.

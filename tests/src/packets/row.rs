@@ -85,6 +85,11 @@ impl Row {
         Self { verdict, ..Self::untouched(name, frame) }.counting(reason)
     }
 
+    /// From a client, not forwarded for a reason, and its sender is told so.
+    pub fn answered(name: impl Into<String>, frame: &Frame, reason: Reason, answer: Vec<u8>) -> Self {
+        Self::untouched(name, frame.build()).becomes(Verdict::Tx, answer).counting(reason)
+    }
+
     /// From a client, and forwarded to this backend, or refused where the plan says that it cannot be reached.
     pub fn request(name: impl Into<String>, world: &World, frame: &Frame, host: Host) -> Self {
         let built = frame.build();
@@ -173,6 +178,12 @@ impl Row {
     pub fn counted(mut self, backend: u16, change: impl FnOnce(&mut BackendCounters)) -> Self {
         change(self.counters.entry(backend).or_default());
         self
+    }
+
+    /// It belongs to this flow, whatever became of it.
+    #[must_use]
+    pub fn of(self, flow: Tuple, host: Host) -> Self {
+        Self { flow: Some((flow, host.id)), ..self }
     }
 
     /// A new flow of the backend that is not remembered.

@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use lb_agent::dataplane::kernel::{Events, Kernel, Missing};
+use lb_common::allowance::Answer;
 use lb_common::counters::BackendCounters;
 use lb_common::flow::{BUCKET_ENTRIES, FlowEntry};
-use lb_common::limits::ANSWERS_AT_ONCE;
 use lb_common::maps::{ANSWERS, FLOWS, LAYOUT};
 use lb_common::reason::Reason;
 
@@ -51,11 +51,22 @@ fn pinned(pin_dir: &Path, name: &str) -> Result<Map> {
     Map::from_map_data(map).with_context(|| format!("reading the kind of {name}"))
 }
 
-/// Lets every processor give as many answers of its own at once as there ever may be.
-pub(super) fn refill_answers(pin_dir: &Path) -> Result<()> {
-    let mut answers: PerCpuArray<_, u64> = pinned(pin_dir, ANSWERS)?.try_into().context("reading the allowances")?;
-    let full = vec![u64::from(ANSWERS_AT_ONCE); aya::util::nr_cpus().map_err(|(_, error)| error)?];
-    answers.set(0, full.try_into()?, 0).context("writing the allowances")
+/// What the processors may still answer.
+pub(super) struct Answers(PerCpuArray<MapData, u64>);
+
+impl Answers {
+    pub(super) fn open(pin_dir: &Path) -> Result<Self> {
+        Ok(Self(pinned(pin_dir, ANSWERS)?.try_into().context("reading the allowances")?))
+    }
+
+    /// Lets every processor give as many answers at once as there ever may be.
+    pub(super) fn refill(&mut self) -> Result<()> {
+        for kind in Answer::ALL {
+            let full = vec![u64::from(kind.per_unit()); aya::util::nr_cpus().map_err(|(_, error)| error)?];
+            self.0.set(kind as u32, full.try_into()?, 0).context("writing the allowances")?;
+        }
+        Ok(())
+    }
 }
 
 /// The flow table and all counters.

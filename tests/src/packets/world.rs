@@ -19,7 +19,7 @@ use lb_common::slot::{Slot, SlotState};
 use super::Verdict;
 use super::frame::{ETHERNET, Frame, Macs, Tuple, flag};
 use super::plan::{BACKEND_NUMBERS, Host, Link, NARROW, NARROW_MTU, Reach, Role, STACKS, Stack};
-use super::snapshot::{self, FlowTable, Snapshot};
+use super::snapshot::{self, Answers, FlowTable, Snapshot};
 use crate::lab::address::Family;
 use crate::lab::{CLIENT_DEVICE, Lab, Options, netlink, with_lab};
 
@@ -45,6 +45,7 @@ pub fn unknown_client(family: Family) -> std::net::IpAddr {
 pub struct World {
     pub kernel: Kernel,
     flows: FlowTable,
+    answers: Answers,
     events: Events,
     loopback: u32,
     links: Vec<netlink::Link>,
@@ -75,7 +76,6 @@ pub fn with_world(rows: impl Fn(&mut World) -> Result<()> + Send + Sync) {
             let mut world = World::open(&unload.0)?;
             for hook in Hook::ALL {
                 world.hook = hook;
-                snapshot::refill_answers(&unload.0)?;
                 rows(&mut world).with_context(|| format!("at the {} hook", hook.name()))?;
             }
             Ok(())
@@ -120,8 +120,9 @@ impl World {
     fn open(pin_dir: &Path) -> Result<Self> {
         let kernel = Kernel::open(pin_dir, Sizes::new(MIN_FLOW_ENTRIES, usize::from(BACKEND_NUMBERS.end)))?;
         let (loopback, links) = links()?;
-        let (flows, events) = (FlowTable::open(pin_dir)?, kernel.events()?);
-        let mut world = Self { kernel, flows, events, loopback, links, tracking: Tracking::Full, hook: Hook::Xdp };
+        let (flows, answers, events) = (FlowTable::open(pin_dir)?, Answers::open(pin_dir)?, kernel.events()?);
+        let mut world =
+            Self { kernel, flows, answers, events, loopback, links, tracking: Tracking::Full, hook: Hook::Xdp };
         for stack in STACKS {
             for role in Role::ALL {
                 world.put_service(stack, role)?;
@@ -131,8 +132,9 @@ impl World {
         Ok(world)
     }
 
-    /// Everything but the counters as the plan says, and no flow remembered.
+    /// Everything but the counters as the plan says, no flow remembered, and no answer given.
     pub fn restore(&mut self) -> Result<()> {
+        self.answers.refill()?;
         let changed = std::mem::replace(&mut self.tracking, Tracking::Full) != Tracking::Full;
         for stack in STACKS {
             self.set_forwarding(stack.family, true)?;

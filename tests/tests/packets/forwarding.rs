@@ -30,11 +30,11 @@ fn shapes(world: &World, carrier: Carrier) -> Vec<Row> {
         sent("the last hop but one", world, carrier, &frame(4001).hops(2)).opens(),
         sent("padding is no part of the packet", world, carrier, &frame(4002).padding(6)).opens(),
         sent("a checksum that is wrong stays so", world, carrier, &frame(4003).checksum(Checksum::Off(9))).opens(),
-        Row::refused(
+        Row::answered(
             format!("{}: no hops left", carrier.name()),
-            frame(4004).hops(1).build(),
+            &frame(4004).hops(1),
             Reason::TtlExpired,
-            Verdict::Drop,
+            frame(4004).hops(1).hops_exceeded(),
         ),
     ];
     for length in [0, 1, 2, 1000] {

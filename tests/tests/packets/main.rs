@@ -1,6 +1,7 @@
 //! Packet rows: each is a packet, what happened before it, and everything that the loaded program must make of it
 //! (`lb_tests::packets`). One file for each kind of promise; without root they say that they are skipped.
 
+mod answers;
 mod decap;
 mod errors;
 mod eviction;

@@ -4,7 +4,7 @@ use lb_common::reason::Reason;
 use lb_tests::lab::address::Family;
 use lb_tests::packets::frame::{ETHERNET, IPV4, IPV6, TCP, UDP, inserted, patched};
 use lb_tests::packets::plan::{STACKS, TCP4, TCP6, UDP4, UDP6};
-use lb_tests::packets::{Role, Row, Stack, Verdict, check_table, flag, with_world};
+use lb_tests::packets::{Frame, Role, Row, Stack, Verdict, check_table, flag, with_world};
 
 use crate::requests::{opening, to};
 
@@ -125,10 +125,17 @@ fn order() -> Vec<Row> {
             Reason::TcpFlags,
             Verdict::Drop,
         ),
-        Row::refused(
+        Row::answered(
             "no hops and no backend is no hops",
-            opening(TCP4, Role::Empty, 6300).hops(0).build(),
+            &opening(TCP4, Role::Empty, 6300).hops(0),
             Reason::TtlExpired,
+            opening(TCP4, Role::Empty, 6300).hops(0).hops_exceeded(),
+        ),
+        Row::refused(
+            "nobody's source and no hops is nobody's source",
+            Frame { source: "127.0.0.1:99".parse().expect("an address"), ..opening(TCP4, Role::Web, 6300).hops(0) }
+                .build(),
+            Reason::Martian,
             Verdict::Drop,
         ),
     ]

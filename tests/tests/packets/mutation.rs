@@ -9,7 +9,7 @@ use lb_common::reason::Reason;
 use lb_tests::packets::frame::Checksum;
 use lb_tests::packets::mutate::mutate;
 use lb_tests::packets::plan::{BACKEND_NUMBERS, NARROW_MTU, STACKS};
-use lb_tests::packets::reference::{Prediction, Side, check_rewrite, check_too_big, parts, predict};
+use lb_tests::packets::reference::{Prediction, Side, check_answer, check_rewrite, check_too_big, parts, predict};
 use lb_tests::packets::{Frame, Role, Verdict, World, flag, with_world};
 use rand::{Rng as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
@@ -102,6 +102,8 @@ fn check_laws(before: &[u8], verdict: Verdict, after: &[u8], reasons: &BTreeMap<
         Reason::MapMiss,
         Reason::Land,
         Reason::TooBig,
+        Reason::Martian,
+        Reason::Hairpin,
     ];
     let dropped: u64 = drops.iter().filter_map(|reason| reasons.get(reason)).sum();
     match verdict {
@@ -116,8 +118,9 @@ fn check_laws(before: &[u8], verdict: Verdict, after: &[u8], reasons: &BTreeMap<
             ensure!(before == after || rewritten, "changed, then passed: {reasons:?}");
         }
         Verdict::Tx | Verdict::Redirect => {
-            let answered = verdict == Verdict::Tx && reasons.contains_key(&Reason::TooBig);
-            let allowed = |reason| reason == Reason::FlowTableFull || answered && reason == Reason::TooBig;
+            let answers = [Reason::TooBig, Reason::NoBackend, Reason::TtlExpired];
+            let allowed =
+                |reason| reason == Reason::FlowTableFull || verdict == Verdict::Tx && answers.contains(&reason);
             ensure!(reasons.keys().all(|reason| allowed(*reason)), "sent, with {reasons:?}");
         }
     }
@@ -134,6 +137,8 @@ fn check_prediction(
 ) -> Result<Option<(u16, BackendCounters)>> {
     let mut reasons = reasons.clone();
     reasons.remove(&Reason::FlowTableFull);
+    let limited = reasons.remove(&Reason::AnswerLimit).is_some();
+    ensure!(!limited || verdict == Verdict::Drop, "{verdict:?} where no more answers are given");
     match prediction {
         Prediction::Untouched => {
             ensure!(verdict == Verdict::Pass && reasons.is_empty(), "{verdict:?} with {reasons:?}");
@@ -143,12 +148,19 @@ fn check_prediction(
             check_refused(reason, verdict, &reasons)?;
             Ok(None)
         }
+        Prediction::Answered(reason) => {
+            ensure!(reasons == BTreeMap::from([(reason, 1)]), "{reasons:?} instead of {reason:?}");
+            match verdict {
+                Verdict::Tx => check_answer(before, after, reason)?,
+                other => ensure!(limited && other == Verdict::Drop && before == after, "{other:?} without an answer"),
+            }
+            Ok(None)
+        }
         Prediction::Request { host, way: Err(Reason::TooBig), counted } => {
             ensure!(reasons == BTreeMap::from([(Reason::TooBig, 1)]), "{reasons:?} for a packet that is too big");
             match verdict {
                 Verdict::Tx => check_too_big(before, after, NARROW_MTU)?,
-                // Nobody's source, or one answer too many.
-                other => ensure!(other == Verdict::Drop && before == after, "{other:?} for a packet that is too big"),
+                other => ensure!(limited && other == Verdict::Drop && before == after, "{other:?} without an answer"),
             }
             Ok(Some((host.id, counted)))
         }
@@ -183,6 +195,7 @@ fn check_refused(reason: Reason, verdict: Verdict, reasons: &BTreeMap<Reason, u6
         | Reason::TcpFlags
         | Reason::TtlExpired
         | Reason::MapMiss
+        | Reason::Martian
         | Reason::Land => Verdict::Drop,
         _ => Verdict::Pass,
     };
@@ -195,6 +208,7 @@ fn kind(prediction: Prediction) -> String {
     match prediction {
         Prediction::Untouched => "untouched".to_owned(),
         Prediction::Refused(reason) => format!("refused: {}", reason.name()),
+        Prediction::Answered(reason) => format!("answered: {}", reason.name()),
         Prediction::Request { way: Ok((verdict, _)), .. } => format!("request: {verdict:?}"),
         Prediction::Request { way: Err(reason), .. } => format!("request refused: {}", reason.name()),
         Prediction::Reply { .. } => "reply".to_owned(),
@@ -279,6 +293,8 @@ fn check_variety(kinds: &BTreeMap<String, usize>) -> Result<()> {
         "refused: malformed",
         "refused: fragment",
         "refused: ttl-expired",
+        "answered: ttl-expired",
+        "answered: no-backend",
         "refused: tcp-flags",
         "refused: no-backend",
         "refused: vlan",

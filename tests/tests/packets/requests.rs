@@ -40,12 +40,6 @@ fn ways(world: &World, stack: Stack) -> Vec<Row> {
         row("where nobody knows the neighbour, the stack gets it", Role::Lost),
         row("where the route refuses, the stack gets it", Role::Unreachable),
         row("a backend that is this host is not forwarded to", Role::Here),
-        Row::refused(
-            "a service without backends drops",
-            opening(stack, Role::Empty, 4000).build(),
-            Reason::NoBackend,
-            Verdict::Drop,
-        ),
         row("the backend's interface is narrow, the packet fits", Role::Narrow),
         Row::request(
             "the backend's interface is narrow, the packet does not fit",
@@ -119,8 +113,8 @@ fn hops(world: &World, stack: Stack) -> Vec<Row> {
         Row::request(format!("{hops} hops left"), world, &frame, host).opens()
     };
     let spent = |hops: u8| {
-        let frame = to(stack, Role::Web, 4300).hops(hops).build();
-        Row::refused(format!("{hops} hops left"), frame, Reason::TtlExpired, Verdict::Drop)
+        let frame = to(stack, Role::Web, 4300).hops(hops).payload(99);
+        Row::answered(format!("{hops} hops left"), &frame, Reason::TtlExpired, frame.hops_exceeded())
     };
     [2, 3, 64, 128, 255].into_iter().map(enough).chain([0, 1].into_iter().map(spent)).collect()
 }

@@ -27,8 +27,8 @@ fn ask(world: &mut World, tuple: Tuple) -> Result<Route> {
 
 fn random_client(rng: &mut Pcg64Mcg, stack: Stack) -> SocketAddr {
     let address: IpAddr = match stack.family {
-        Family::V4 => Ipv4Addr::from_bits(rng.random()).into(),
-        Family::V6 => Ipv6Addr::from_bits(rng.random()).into(),
+        Family::V4 => Ipv4Addr::from_bits(rng.random_range(0x0100_0000..0x7f00_0000)).into(),
+        Family::V6 => Ipv6Addr::from_bits(rng.random_range(1 << 125..1 << 126)).into(),
     };
     SocketAddr::new(address, rng.random())
 }

@@ -4,7 +4,7 @@ use lb_common::flow::FlowState;
 use lb_common::reason::Reason;
 use lb_common::route::Route;
 use lb_tests::packets::plan::{Host, STACKS, TCP4, TCP6, UDP4, UDP6};
-use lb_tests::packets::{Frame, Given, Role, Row, Stack, Verdict, World, check_table, flag, with_world};
+use lb_tests::packets::{Frame, Given, Role, Row, Stack, World, check_table, flag, with_world};
 
 use crate::requests::{opening, to};
 
@@ -157,18 +157,18 @@ fn datagrams(world: &World, stack: Stack) -> Vec<Row> {
 fn nothing_new(stack: Stack) -> Vec<Row> {
     let host = stack.host(Role::Web);
     let rows = vec![
-        Row::refused(
+        Row::answered(
             "a service without backends remembers nobody",
-            opening(stack, Role::Empty, PORT).build(),
+            &opening(stack, Role::Empty, PORT),
             Reason::NoBackend,
-            Verdict::Drop,
+            opening(stack, Role::Empty, PORT).refusal(),
         ),
         Row::untouched("a backend's own packet is not remembered", answer(stack, host, SYN_ACK).build()),
-        Row::refused(
+        Row::answered(
             "a packet without hops refreshes nothing",
-            request(stack, flag::ACK).hops(1).build(),
+            &request(stack, flag::ACK).hops(1),
             Reason::TtlExpired,
-            Verdict::Drop,
+            request(stack, flag::ACK).hops(1).hops_exceeded(),
         )
         .given([Given::Established(request(stack, flag::ACK).tuple(), host)]),
     ];

@@ -51,6 +51,7 @@ const RESERVED: &[Reserved] = &[
 /// Code that decides: the same input gives the same result, so it has no I/O, no clock and no randomness of its own.
 const PURE: &[&str] = &[
     "lb-common/src/",
+    "lb-ebpf/src/answer.rs",
     "lb-ebpf/src/decap.rs",
     "lb-ebpf/src/forward.rs",
     "lb-ebpf/src/icmp.rs",
@@ -59,7 +60,6 @@ const PURE: &[&str] = &[
     "lb-ebpf/src/request.rs",
     "lb-ebpf/src/steps.rs",
     "lb-ebpf/src/tables.rs",
-    "lb-ebpf/src/too_big.rs",
     "lb-agent/src/model/",
     "lb-agent/src/engine/",
     "lb-agent/src/slots/",
