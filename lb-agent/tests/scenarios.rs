@@ -78,3 +78,11 @@ fn a_recording_is_replayed_at_the_wanted_load() {
         scenario.load
     );
 }
+
+#[test]
+fn every_policy_is_documented() {
+    let documentation = include_str!("../../docs/policies.md");
+    for kind in lb_agent::policy::PolicyKind::ALL {
+        assert!(documentation.contains(&format!("`{kind}`")), "{kind}");
+    }
+}

@@ -20,6 +20,9 @@ pub const OCCUPANCY_ONE: u32 = 1 << 8;
 pub const TRIAL_EVERY_MS: u32 = 1_000;
 /// So many flows without a word from the backend are needed before its silence means something.
 pub const STALL_FLOWS: u32 = 3;
+/// So many answers in a row that are quicker than usual mean that the work is not being done. Of answers that are, about a third
+/// are so quick, and of such a run would be chance once in 10^12; of a half, once in 10^7.
+pub const QUICK_RUN: u32 = 24;
 /// Up to this size every backend of a pool is looked at, beyond it [`CANDIDATES`] from the slot table.
 pub const SMALL_POOL: usize = 16;
 pub const CANDIDATES: usize = 4;
@@ -84,9 +87,11 @@ pub struct Terms {
     pub stall_ms: u32,
     /// After so many failures in a row it is passed over; 0: never.
     pub trip: u32,
-    /// Open flows count as this many requests in flight (16 fractional bits), for flows that carry many requests; 0: the
-    /// requests in flight themselves count.
+    /// An open flow stands for this many requests in flight (16 fractional bits), where flows carry many requests: then a
+    /// quarter of the occupancy is what open flows let expect. 0: only requests in flight count.
     pub duty: u32,
+    /// Answers below so many microseconds are quick ([`QUICK_RUN`]); 0: none is.
+    pub quick_us: u32,
 }
 
 /// What the kernel knows of a backend now. Times are milliseconds of any clock that does not go backwards, and wrap.
@@ -97,6 +102,8 @@ pub struct Live {
     pub open: u32,
     /// Failures since the last success.
     pub failures: u32,
+    /// Quick answers in a row.
+    pub quick: u32,
     /// When it last answered, or was given the first flow after having none.
     pub heard_ms: u32,
     /// When it last got a flow although it is passed over.
@@ -104,11 +111,11 @@ pub struct Live {
 }
 
 impl Live {
-    /// Whether it is passed over: it fails, or it holds flows and nothing comes back. Failures count as flows that nothing
+    /// Whether it is passed over: it fails, it answers without doing the work, or it holds flows and nothing comes back. Failures count as flows that nothing
     /// came back of, so that one that hangs stays passed over when its flows have timed out.
     #[inline(always)]
     pub const fn is_out(&self, terms: &Terms, now_ms: u32) -> bool {
-        let failing = terms.trip > 0 && self.failures >= terms.trip;
+        let failing = terms.trip > 0 && self.failures >= terms.trip || self.quick >= QUICK_RUN;
         let unheard = self.in_flight.saturating_add(self.failures);
         let stalled =
             terms.stall_ms > 0 && unheard >= STALL_FLOWS && now_ms.wrapping_sub(self.heard_ms) > terms.stall_ms;
@@ -120,12 +127,14 @@ impl Live {
     pub const fn occupancy(&self, terms: &Terms) -> u32 {
         // Beyond the last edge all occupancies are the same, and nothing below can overflow.
         const MOST: u32 = 1 << 12;
+        let now = (if self.in_flight < MOST { self.in_flight } else { MOST }) * OCCUPANCY_ONE;
         if terms.duty == 0 {
-            return (if self.in_flight < MOST { self.in_flight } else { MOST }) * OCCUPANCY_ONE;
+            return now;
         }
         let open = if self.open < 4 * MOST { self.open } else { 4 * MOST };
         let expected = (open as u64 * terms.duty as u64) >> 8;
-        if expected < (MOST * OCCUPANCY_ONE) as u64 { expected as u32 } else { MOST * OCCUPANCY_ONE }
+        let expected = if expected < (MOST * OCCUPANCY_ONE) as u64 { expected as u32 } else { MOST * OCCUPANCY_ONE };
+        (3 * now + expected) / 4
     }
 
     /// What it asks for a new flow; none: it is passed over and no trial is due.
@@ -156,10 +165,11 @@ impl Live {
     }
 
     #[inline(always)]
-    pub const fn succeeded(&mut self, now_ms: u32) {
+    pub const fn succeeded(&mut self, terms: &Terms, now_ms: u32, latency_us: u32) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.failures = 0;
         self.heard_ms = now_ms;
+        self.quick = if latency_us < terms.quick_us { self.quick.saturating_add(1) } else { 0 };
     }
 
     #[inline(always)]
@@ -261,20 +271,20 @@ mod tests {
         fn any_table_and_any_state_give_an_answer(
             table in prop::collection::vec(any::<u32>(), BUCKETS),
             live in any::<(u32, u32, u32, u32, u32)>(),
-            terms in any::<(u32, u32, u32)>(),
+            terms in any::<(u32, u32, u32, u32)>(),
             now in any::<u32>(),
         ) {
             let prices = Prices(table.try_into().expect("one a bucket"));
             let (in_flight, open, failures, heard_ms, trial_ms) = live;
-            let mut live = Live { in_flight, open, failures, heard_ms, trial_ms };
-            let terms = Terms { stall_ms: terms.0, trip: terms.1, duty: terms.2 };
+            let mut live = Live { in_flight, open, failures, quick: 0, heard_ms, trial_ms };
+            let terms = Terms { stall_ms: terms.0, trip: terms.1, duty: terms.2, quick_us: terms.3 };
             if let Some(price) = live.offer(&prices, &terms, now) {
                 prop_assert!(price >= *prices.0.iter().min().unwrap());
             }
             live.picked(&terms, now);
             live.began(now);
             live.failed(now);
-            live.succeeded(now);
+            live.succeeded(&terms, now, 5);
             prop_assert_eq!(live.failures, 0);
         }
     }
@@ -288,7 +298,7 @@ mod tests {
         assert!((1_999..=2_000).contains(&price), "{price}");
     }
 
-    const TERMS: Terms = Terms { stall_ms: 20, trip: 6, duty: 0 };
+    const TERMS: Terms = Terms { stall_ms: 20, trip: 6, duty: 0, quick_us: 0 };
 
     #[test]
     fn silence_and_failures_pass_a_backend_over_but_for_a_trial_each_second() {
@@ -304,12 +314,27 @@ mod tests {
         assert_eq!(live.offer(&prices, &TERMS, 2_600), Some(5), "a trial is due");
         live.picked(&TERMS, 2_600);
         assert_eq!(live.offer(&prices, &TERMS, 2_601), None, "one is enough");
-        live.succeeded(2_650);
+        live.succeeded(&TERMS, 2_650, 1);
         assert_eq!(live.offer(&prices, &TERMS, 2_651), Some(5));
         for _ in 0..6 {
             live.failed(2_700);
         }
         assert_eq!(live.offer(&prices, &Terms { stall_ms: 0, ..TERMS }, 2_701), None, "six failures in a row");
+    }
+
+    #[test]
+    fn a_run_of_answers_that_are_too_quick_passes_a_backend_over_until_one_is_not() {
+        let terms = Terms { quick_us: 2_000, ..TERMS };
+        let mut live = Live::default();
+        for answer in 0..QUICK_RUN {
+            assert!(!live.is_out(&terms, 50), "after {answer}");
+            live.began(50);
+            live.succeeded(&terms, 50, 1_999);
+        }
+        assert!(live.is_out(&terms, 50));
+        live.began(1_100);
+        live.succeeded(&terms, 1_100, 2_000);
+        assert!(!live.is_out(&terms, 1_100));
     }
 
     #[test]
@@ -321,9 +346,10 @@ mod tests {
 
     #[test]
     fn open_flows_count_by_their_duty() {
-        let live = Live { in_flight: 9, open: 40, ..Live::default() };
-        assert_eq!(live.occupancy(&TERMS), 9 * OCCUPANCY_ONE);
-        assert_eq!(live.occupancy(&Terms { duty: 1 << 14, ..TERMS }), 10 * OCCUPANCY_ONE, "a quarter of the time");
+        let live = Live { in_flight: 6, open: 40, ..Live::default() };
+        assert_eq!(live.occupancy(&TERMS), 6 * OCCUPANCY_ONE);
+        // Busy a quarter of the time, forty flows let expect ten requests.
+        assert_eq!(live.occupancy(&Terms { duty: 1 << 14, ..TERMS }), 7 * OCCUPANCY_ONE);
     }
 
     #[test]

@@ -64,6 +64,10 @@ impl Controller {
         let wanted = self.policy.decide(&sight, &mut self.chance);
         let suspects: Vec<bool> = self.estimator.models().iter().map(|model| model.is_suspect()).collect();
         self.plan = self.safety.bound(&observation, &suspects, wanted);
+        for (backend, model) in self.plan.backends.iter_mut().zip(self.estimator.models()) {
+            let seen = observation.requests_visible.then(|| model.quick_answer(&self.estimator.grid)).flatten();
+            backend.quick = seen.unwrap_or(0.0);
+        }
         &self.plan
     }
 }

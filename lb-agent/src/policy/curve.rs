@@ -11,7 +11,8 @@ pub type Row = [f64; BUCKETS];
 pub struct Grid {
     /// The occupancy that a bucket stands for: the middle of those in it.
     pub centre: Row,
-    /// ln(n + 1) from each bucket to the next.
+    /// ln(n + 1), and how much it grows to the next bucket.
+    pub logs: Row,
     pub steps: Row,
     /// Where n - 1 lies for the n of each bucket: a bucket and the part of the way to the next.
     below: [(usize, f64); BUCKETS],
@@ -30,17 +31,15 @@ impl Grid {
             let last = if bucket + 1 < BUCKETS { edge(bucket + 1) - 1.0 } else { (edge(bucket) * 1.33).floor() };
             0.5 * (edge(bucket) + last)
         });
-        let steps = std::array::from_fn(|bucket| match centre.get(bucket + 1) {
-            Some(next) => ln(next + 1.0) - ln(centre[bucket] + 1.0),
-            None => 0.0,
-        });
+        let logs: Row = centre.map(|n| ln(n + 1.0));
+        let steps = std::array::from_fn(|bucket| logs.get(bucket + 1).map_or(0.0, |next| next - logs[bucket]));
         let below = std::array::from_fn(|bucket| {
             let occupancy = (centre[bucket] - 1.0).max(0.0);
             let at = centre.iter().rposition(|other| *other <= occupancy).unwrap_or(0);
             let way = if at + 1 < BUCKETS { (occupancy - centre[at]) / (centre[at + 1] - centre[at]) } else { 0.0 };
             (at, way)
         });
-        Self { centre, steps, below }
+        Self { centre, logs, steps, below }
     }
 
     /// The row's value at n - 1 for the n of each bucket.

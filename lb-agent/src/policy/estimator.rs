@@ -33,6 +33,8 @@ const STEEP: f64 = 2.0;
 const FLAT: f64 = 0.5;
 /// A failed request costs this much of its decaying count each quarter of a second.
 const FAILURE_DECAY: f64 = 0.85;
+/// From so many requests a flow on, flows are what is placed.
+const REQUESTS_A_FLOW: f64 = 2.0;
 /// Evidence below which a backend counts as unknown.
 const KNOWN_FROM: f64 = 5.0;
 
@@ -63,6 +65,10 @@ pub struct Model {
     failed: f64,
     finished: f64,
     idle: f64,
+    /// Variance of the ln of latencies, as if they were lognormal.
+    dispersion: f64,
+    /// Requests in flight for each open flow.
+    duty: Option<f64>,
     suspicion: Suspicion,
 }
 
@@ -79,6 +85,8 @@ impl Model {
             failed: 0.0,
             finished: 0.0,
             idle: 0.0,
+            dispersion: 1.0,
+            duty: None,
             suspicion: Suspicion::default(),
         };
         model.refresh(grid);
@@ -115,6 +123,14 @@ impl Model {
     /// Decayed probability that a request fails; few requests are drawn towards none.
     pub fn failure_probability(&self) -> f64 {
         self.failed / (self.finished + 20.0)
+    }
+
+    /// Answers in less than this many seconds are a minority where the work is done, even if the backend is idle; none before it
+    /// is known well enough.
+    pub fn quick_answer(&self, grid: &Grid) -> Option<f64> {
+        // Half a deviation below the middle are 31 % of a lognormal.
+        let below = (0.5 * self.dispersion.sqrt()).max(0.5);
+        Some(exp(self.suspicion.least_when_idle(grid)? - below))
     }
 
     /// Whether its answers are too good to be true.
@@ -174,6 +190,27 @@ impl Model {
         Innovation { evidence, residual, total, pooled, variance: 1.0 / total.max(1e-9) + NOISE_FLOOR }
     }
 
+    /// The part of the time in which an open flow has a request in flight.
+    fn use_of_flows(&mut self, grid: &Grid, seen: &Seen) {
+        let time: f64 = seen.time_at.iter().sum();
+        if seen.open == 0 || time <= 0.0 {
+            return;
+        }
+        let in_flight = seen.time_at.iter().zip(&grid.centre).map(|(time, n)| time * n).sum::<f64>() / time;
+        let duty = (in_flight / f64::from(seen.open)).clamp(1e-3, 1.0);
+        self.duty = Some(self.duty.map_or(duty, |known| known + 0.3 * (duty - known)));
+    }
+
+    /// How scattered latencies are: `ln mean - mean ln` is half their variance if they are lognormal.
+    fn scatter(&mut self, seen: &Seen, interval: f64) {
+        let count = seen.successes();
+        if count < 20.0 {
+            return;
+        }
+        let gap = ln(seen.latency / count) - seen.log_latency.iter().sum::<f64>() / count;
+        self.dispersion += (interval / 5.0).min(1.0) * ((2.0 * gap).clamp(0.0, 9.0) - self.dispersion);
+    }
+
     fn learn(&mut self, innovation: &Innovation, wander: f64, interval: f64) {
         let Innovation { evidence, residual, total, pooled, variance } = innovation;
         let heard = *total >= 1.0;
@@ -231,17 +268,34 @@ impl Model {
 pub struct Estimator {
     pub grid: Grid,
     pub(super) models: Vec<Model>,
+    /// Decayed requests and new flows of the whole pool.
+    requests: f64,
+    flows: f64,
+    /// Where only flows are seen: seconds for which flows were open, and for which requests of new flows took, decayed.
+    open: f64,
+    working: f64,
 }
 
 impl Estimator {
     pub fn new(backends: usize) -> Self {
         let grid = Grid::new();
         let models = vec![Model::new(&grid); backends];
-        Self { grid, models }
+        Self { grid, models, requests: 0.0, flows: 0.0, open: 0.0, working: 0.0 }
     }
 
     pub fn models(&self) -> &[Model] {
         &self.models
+    }
+
+    /// Requests in flight that an open flow stands for, where flows carry several: what is placed then is a flow, which will send
+    /// requests for long after those that are in flight now are done. None where requests in flight say it best.
+    pub fn duty(&self, backend: usize) -> Option<f64> {
+        (self.requests > REQUESTS_A_FLOW * self.flows.max(1.0)).then(|| self.models[backend].duty).flatten()
+    }
+
+    /// Whether open flows are idle for most of their time, where only flows are seen.
+    pub fn flows_are_idle(&self) -> bool {
+        self.open > REQUESTS_A_FLOW * self.working
     }
 
     pub fn capacities(&self) -> Vec<f64> {
@@ -257,6 +311,10 @@ impl Estimator {
     pub fn update(&mut self, observation: &Observation) {
         let interval = observation.interval;
         let wander = if observation.requests_visible { WANDER } else { WANDER_BY_LATENCY };
+        self.requests *= 0.9;
+        self.flows *= 0.9;
+        self.open *= 0.9;
+        self.working *= 0.9;
         let decay = libm::pow(FAILURE_DECAY, interval / 0.25);
         for (model, seen) in self.models.iter_mut().zip(&observation.backends) {
             let innovation = if observation.requests_visible {
@@ -264,15 +322,23 @@ impl Estimator {
             } else {
                 model.by_latency(seen)
             };
-            let capacity = model.capacity(&self.grid);
             let mut suspicion = std::mem::take(&mut model.suspicion);
-            suspicion.judge(observation, seen, model, &innovation, capacity);
+            suspicion.judge(observation, seen, model, &self.grid);
             model.suspicion = suspicion;
             if !model.is_suspect() {
                 model.learn(&innovation, wander, interval);
+                model.scatter(seen, interval);
             }
             model.failed = model.failed * decay + f64::from(seen.failures);
             model.finished = model.finished * decay + seen.finished();
+            if observation.requests_visible {
+                model.use_of_flows(&self.grid, seen);
+                self.requests += seen.finished();
+                self.flows += f64::from(seen.picks);
+            } else {
+                self.open += seen.time_at.iter().zip(&self.grid.centre).map(|(time, n)| time * n).sum::<f64>();
+                self.working += f64::from(seen.picks) * seen.mean_latency().unwrap_or(0.0);
+            }
             model.idle = if seen.picks == 0 { model.idle + interval } else { 0.0 };
         }
         self.explore();

@@ -3,17 +3,22 @@
 //!
 //! [`Controller`] is the whole: screen, learn ([`estimator`]), decide ([`Policy`]), bound ([`safety`]), explain.
 
+mod auto;
+mod classic;
 mod controller;
 pub mod curve;
 pub mod estimator;
 mod kernel_rules;
 pub mod kind;
+mod knapsack;
 pub mod math;
 pub mod observation;
 pub mod plan;
+mod predictive;
 mod q_learning;
 pub mod safety;
 mod suspicion;
+mod weights;
 
 use rand_pcg::Pcg64;
 
@@ -21,6 +26,7 @@ pub use controller::Controller;
 pub use kind::PolicyKind;
 pub use observation::{Observation, Seen};
 pub use plan::{BackendPlan, Chooser, Plan};
+pub use predictive::CapacityAdvice;
 
 use estimator::Estimator;
 
@@ -54,4 +60,24 @@ pub trait Policy: std::fmt::Debug + Send {
 
     /// What to write now. Called once an interval, with observations that have been found sound.
     fn decide(&mut self, sight: &Sight<'_>, chance: &mut Pcg64) -> Plan;
+
+    /// What it has learned beside the estimator; none: nothing.
+    fn export(&self) -> Option<serde_json::Value> {
+        None
+    }
+
+    /// Takes in what [`Policy::export`] gave, as far as it fits; gives how many parts did not.
+    fn import(&mut self, _: &serde_json::Value) -> Result<usize, String> {
+        Ok(0)
+    }
+
+    /// Why it decided as it did, for people, where there is more to say than the estimator shows.
+    fn reason(&self) -> Option<&str> {
+        None
+    }
+
+    /// What it would have an operator do.
+    fn advice(&self) -> Option<CapacityAdvice> {
+        None
+    }
 }

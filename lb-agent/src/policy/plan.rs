@@ -36,11 +36,13 @@ pub struct BackendPlan {
     pub stall: f64,
     /// Requests in flight that an open flow stands for; 0: those in flight are counted.
     pub duty: f64,
+    /// Answers quicker than this many seconds are suspicious in a run; 0: none is.
+    pub quick: f64,
 }
 
 impl Default for BackendPlan {
     fn default() -> Self {
-        Self { weight: 1.0, eligible: true, prices: [0.01; BUCKETS], stall: 0.0, duty: 0.0 }
+        Self { weight: 1.0, eligible: true, prices: [0.01; BUCKETS], stall: 0.0, duty: 0.0, quick: 0.0 }
     }
 }
 
@@ -64,7 +66,8 @@ impl BackendPlan {
     pub fn encoded_terms(&self, trip: u32) -> Terms {
         let stall_ms = if self.stall > 0.0 { (self.stall * 1e3).ceil() as u32 } else { 0 };
         let duty = if self.duty > 0.0 { ((self.duty * 65_536.0) as u32).clamp(1, 1 << 18) } else { 0 };
-        Terms { stall_ms, trip, duty }
+        let quick_us = if self.quick > 0.0 { (self.quick * 1e6) as u32 } else { 0 };
+        Terms { stall_ms, trip, duty, quick_us }
     }
 }
 

@@ -13,8 +13,8 @@ use super::estimator::{Estimator, Model};
 use super::plan::{BackendPlan, Chooser, PRICE_RANGE, Plan};
 use super::{Configured, Policy, Sight};
 
-/// How much of the harm to others the price has in it, where requests are visible and where they are not: there, occupancy
-/// counts flows, most of which may be idle.
+/// How much of the harm to others the price has in it, where requests are visible and where they are not. There, occupancy
+/// counts flows; where most of those are idle, the slope of the curve is hardly known and left out.
 const HARM: f64 = 1.0;
 const HARM_BY_LATENCY: f64 = 0.5;
 /// A failed request costs a second, a client's retry.
@@ -35,24 +35,34 @@ impl QLearning {
 
 impl Policy for QLearning {
     fn start(&self, _: &[Configured]) -> Plan {
-        plan(&Estimator::new(self.backends), true, HARM)
+        estimated(&Estimator::new(self.backends), true, HARM)
     }
 
     fn decide(&mut self, sight: &Sight<'_>, _: &mut Pcg64) -> Plan {
-        let visible = sight.observation.requests_visible;
-        plan(sight.estimator, visible, if visible { HARM } else { HARM_BY_LATENCY })
+        let harm = match sight.observation.requests_visible {
+            true => HARM,
+            false if sight.estimator.flows_are_idle() => 0.0,
+            false => HARM_BY_LATENCY,
+        };
+        plan(sight, harm)
     }
 }
 
 /// Prices with so much of the harm to others in them, and weights by capacity for whoever draws candidates.
-pub(super) fn plan(estimator: &Estimator, visible: bool, harm: f64) -> Plan {
+pub(super) fn plan(sight: &Sight<'_>, harm: f64) -> Plan {
+    estimated(sight.estimator, sight.observation.requests_visible, harm)
+}
+
+fn estimated(estimator: &Estimator, visible: bool, harm: f64) -> Plan {
     let capacities = estimator.capacities();
-    let backends = estimator.models().iter().zip(capacities).map(|(model, capacity)| BackendPlan {
+    let models = estimator.models().iter().zip(capacities).enumerate();
+    let backends = models.map(|(index, (model, capacity))| BackendPlan {
         weight: capacity,
         eligible: true,
         prices: prices(estimator, model, harm),
         stall: if visible { STALL_TIMES * model.delay()[2] } else { 0.0 },
-        duty: 0.0,
+        duty: estimator.duty(index).unwrap_or(0.0),
+        ..BackendPlan::default()
     });
     Plan { chooser: Chooser::Price, trip: 0, learned: true, backends: backends.collect() }
 }

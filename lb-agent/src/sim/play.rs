@@ -312,7 +312,7 @@ impl<'w> Play<'w> {
                 lane.live.failed(now_ms);
             } else {
                 lane.seen.departures[bucket(lane.live.in_flight)] += 1;
-                lane.live.succeeded(now_ms);
+                lane.live.succeeded(&lane.terms, now_ms, (latency * 1e6) as u32);
             }
         }
         if last {
