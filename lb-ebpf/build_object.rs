@@ -17,10 +17,10 @@ pub(super) fn build(name: &str, root_dir: &str) -> Result<()> {
     let toolchain = if nightly_has_source() {
         Toolchain::Nightly
     } else if Path::new(DEBIAN_BPF_CORE).exists() {
-        // Debian's compiler is a stable one: this names the single crate that uses an unstable feature.
-        // Naming it, rather than setting 1, keeps aya-build from asking for `-Z build-std`.
+        // Debian's compiler is a stable one: this names the crates that use an unstable feature, assembly for this target.
+        // Naming them, rather than setting 1, keeps aya-build from asking for `-Z build-std`.
         // SAFETY: a build script's main thread, before any other thread exists.
-        unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf") };
+        unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf,lb_ebpf") };
         Toolchain::Custom("/usr")
     } else {
         bail!(

@@ -2,7 +2,7 @@
 //!
 //! | bits | field |
 //! |---|---|
-//! | 63–36 | tag: upper bits of the flow hash |
+//! | 63–36 | tag: upper bits of the flow hash; under `snat` the lower sixteen of them are a port ([`crate::mapping`]) |
 //! | 35–32 | number of the next hop that answers take ([`crate::client_hop`]), as of the time last seen; 0: not known |
 //! | 31–16 | backend number |
 //! | 15–4 | time last seen, coarse units, wrapping |
@@ -125,6 +125,11 @@ impl Flags {
     }
 
     #[inline(always)]
+    pub const fn fin(self) -> bool {
+        self.0 & Self::FIN != 0
+    }
+
+    #[inline(always)]
     pub const fn rst(self) -> bool {
         self.0 & Self::RST != 0
     }
@@ -169,6 +174,9 @@ pub const STALE_AFTER: u32 = 1800;
 /// Bits of the hash's upper half that are kept. Two flows of one bucket have the same ones once in 2²⁸ pairs; then they share an
 /// entry, and so a backend.
 pub const TAG_MASK: u32 = 0xffff_fff0;
+
+/// What is left of it beside a port.
+pub const UPPER_TAG: u32 = 0xfff0_0000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowEntry(pub u64);
@@ -265,6 +273,20 @@ pub fn find(bucket: &[u64; BUCKET_ENTRIES], tag: u32) -> Option<usize> {
     let mut i = 0;
     while i < BUCKET_ENTRIES {
         if FlowEntry(bucket[i]).matches(tag) {
+            return Some(i);
+        }
+        i += 1;
+    }
+    None
+}
+
+/// The same for a flow with a port, of whose tag only the upper bits are its own; not at the places that `skipped` has bits for.
+#[inline(always)]
+pub fn find_upper(bucket: &[u64; BUCKET_ENTRIES], tag: u32, skipped: u32) -> Option<usize> {
+    let mut i = 0;
+    while i < BUCKET_ENTRIES {
+        let entry = FlowEntry(bucket[i]);
+        if entry.tag() & UPPER_TAG == tag & UPPER_TAG && !entry.is_free() && skipped >> i & 1 == 0 {
             return Some(i);
         }
         i += 1;

@@ -17,6 +17,7 @@ pub mod filter;
 pub mod flow;
 pub mod hash;
 pub mod limits;
+pub mod mapping;
 pub mod maps;
 pub mod mode;
 pub mod packet;

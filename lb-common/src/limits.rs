@@ -8,6 +8,14 @@ pub const MAX_BACKEND_ID: u16 = 0x7fff;
 /// Highest service number; 0 means none.
 pub const MAX_SERVICE_ID: u16 = 4095;
 
+/// Services that one endpoint (address, port and protocol) may be a backend of, where its replies come by here: each of them is
+/// asked whether it knows the flow.
+pub const MAX_MEMBERSHIPS: usize = 8;
+
+/// Source ports that a backend's flows are lent where the configuration does not say: below those that Linux gives to the
+/// host's own connections (sysctl `net.ipv4.ip_local_port_range`, 32768 to 60999).
+pub const DEFAULT_PORTS: (u16, u16) = (16_384, 32_767);
+
 /// Slots of an ordinary service: a prime (Maglev, NSDI '16, section 3.4, explains the size).
 pub const SLOTS: u32 = 65_537;
 

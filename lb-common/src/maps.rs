@@ -5,11 +5,11 @@
 //! and never compute with them.
 
 use crate::flow::Bucket;
-use crate::limits::SLOTS_PER_BLOCK;
+use crate::limits::{MAX_BACKEND_ID, MAX_MEMBERSHIPS, SLOTS_PER_BLOCK};
 use crate::mode::ServiceMode;
 
 /// Goes up with every change of a key, a value, an encoding or the flow hash.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 pub const SERVICES_V4: &str = "SERVICES_V4";
 pub const SERVICES_V6: &str = "SERVICES_V6";
@@ -18,16 +18,19 @@ pub const ENDPOINTS_V6: &str = "ENDPOINTS_V6";
 pub const FILTERS: &str = "FILTERS";
 pub const BACKENDS: &str = "BACKENDS";
 pub const SLOT_TABLES: &str = "SLOT_TABLES";
+pub const PORT_POOLS: &str = "PORT_POOLS";
 pub const FLOWS: &str = "FLOWS";
 pub const CLIENT_HOPS: &str = "CLIENT_HOPS";
 pub const WANTED_HOPS: &str = "WANTED_HOPS";
 pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
 pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
+pub const STAGES: &str = "STAGES";
+pub const STAGES_TC: &str = "STAGES_TC";
 pub const EVENTS: &str = "EVENTS";
 pub const ANSWERS: &str = "ANSWERS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 17] = [
     SERVICES_V4,
     SERVICES_V6,
     ENDPOINTS_V4,
@@ -35,11 +38,14 @@ pub const ALL: [&str; 14] = [
     FILTERS,
     BACKENDS,
     SLOT_TABLES,
+    PORT_POOLS,
     FLOWS,
     CLIENT_HOPS,
     WANTED_HOPS,
     BACKEND_COUNTERS,
     REASON_COUNTERS,
+    STAGES,
+    STAGES_TC,
     EVENTS,
     ANSWERS,
 ];
@@ -48,6 +54,15 @@ pub const ALL: [&str; 14] = [
 pub const HASH_KEY: &str = "HASH_KEY";
 pub const BUCKET_MASK: &str = "BUCKET_MASK";
 pub const TIME_SHIFT: &str = "TIME_SHIFT";
+pub const FIRST_PORT: &str = "FIRST_PORT";
+pub const PORTS: &str = "PORTS";
+pub const PROCESSORS: &str = "PROCESSORS";
+
+/// Programs in [`STAGES`] and [`STAGES_TC`]: packets of clients that are lent a port of this host (`snat`); packets of backends
+/// that are sent to from such ports, or that several services share.
+pub const LEND: u32 = 0;
+pub const SHARE: u32 = 1;
+pub const STAGE_CAPACITY: usize = 2;
 
 /// Flags of map creation (linux/bpf.h), as far as they are used here.
 pub const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -130,6 +145,17 @@ impl Backend {
     }
 }
 
+/// Whose replies come from an address, port and protocol: the backend numbers of its memberships in services whose replies
+/// come by here. Those with a pool of ports come first, and carry [`EndpointOwners::HAS_PORTS`]; 0 ends the list.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+pub struct EndpointOwners(pub [u16; MAX_MEMBERSHIPS]);
+
+impl EndpointOwners {
+    pub const HAS_PORTS: u16 = 0x8000;
+}
+
 /// A cache line of slots.
 #[repr(C, align(64))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +182,8 @@ const _: () = {
     assert!(core::mem::offset_of!(Backend, destination_mac) == 32);
     assert!(core::mem::offset_of!(Backend, source_mac) == 40);
     assert!(core::mem::offset_of!(Backend, ifindex) == 48);
+    assert!(size_of::<EndpointOwners>() == 16);
+    assert!(MAX_BACKEND_ID & EndpointOwners::HAS_PORTS == 0);
     assert!(size_of::<SlotBlock>() == 64);
     assert!(size_of::<Bucket>() == 64);
     assert!(size_of::<MissingNeighbour>() == 24);

@@ -69,6 +69,10 @@ reasons! {
     NoHeadroom = 21 "no-headroom" Drop,
     /// An answer is larger than the MTU of the way to its client; the stack tells the backend.
     ReplyTooBig = 22 "reply-too-big" Pass,
+    /// Every source port towards the backend is in use (snat). The client is told.
+    NoPort = 38 "no-port" Drop,
+    /// In the midst of a TCP connection that has no source port towards a backend (snat). The client is reset.
+    NoMapping = 39 "no-mapping" Drop,
     /// Counted beside a verdict: the sender was to be told, but enough has been told for now.
     AnswerLimit = 46 "answer-limit" Drop,
     /// The backend that calls a VIP would get its own call.

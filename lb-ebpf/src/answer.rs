@@ -39,7 +39,7 @@ pub(crate) fn refuse<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Pa
             tables.count_reason(reason);
             tell(tables, packet, Told::HopsExceeded)
         }
-        Reason::NoBackend | Reason::Hairpin => {
+        Reason::NoBackend | Reason::Hairpin | Reason::NoPort | Reason::NoMapping => {
             tables.count_reason(reason);
             match packet.transport.segment(packet.ip.packet_end() - packet.ip.payload_offset()) {
                 Some(segment) => reset(tables, packet, segment),

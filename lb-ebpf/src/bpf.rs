@@ -29,7 +29,28 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 #[inline(always)]
 fn balance(ctx: XdpContext) -> u32 {
     let hook = XdpHook(ctx.as_ptr().cast());
-    match steps::balance(&Live(hook), hook.frame()) {
+    finish(&ctx, steps::balance(&Live(hook), hook.frame()))
+}
+
+/// Where `balance` goes on with clients' packets under `snat`.
+#[xdp]
+#[inline(always)]
+fn lend(ctx: XdpContext) -> u32 {
+    let hook = XdpHook(ctx.as_ptr().cast());
+    finish(&ctx, steps::lend(&Live(hook), hook.frame()))
+}
+
+/// Where `balance` goes on with packets of backends that it cannot tell the service of by itself.
+#[xdp]
+#[inline(always)]
+fn share(ctx: XdpContext) -> u32 {
+    let hook = XdpHook(ctx.as_ptr().cast());
+    finish(&ctx, steps::share(&Live(hook), hook.frame()))
+}
+
+#[inline(always)]
+fn finish(ctx: &XdpContext, verdict: Verdict) -> u32 {
+    match verdict {
         Verdict::Pass => XDP_PASS,
         Verdict::Drop => XDP_DROP,
         Verdict::Return => XDP_TX,
@@ -44,7 +65,26 @@ fn balance(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn balance_tc(ctx: TcContext) -> i32 {
     let hook = TcHook(ctx.as_ptr().cast());
-    let ifindex = match steps::balance(&Live(hook), hook.frame_with_headers()) {
+    finish_tc(hook, steps::balance(&Live(hook), hook.frame_with_headers()))
+}
+
+#[classifier]
+#[inline(always)]
+fn lend_tc(ctx: TcContext) -> i32 {
+    let hook = TcHook(ctx.as_ptr().cast());
+    finish_tc(hook, steps::lend(&Live(hook), hook.frame_with_headers()))
+}
+
+#[classifier]
+#[inline(always)]
+fn share_tc(ctx: TcContext) -> i32 {
+    let hook = TcHook(ctx.as_ptr().cast());
+    finish_tc(hook, steps::share(&Live(hook), hook.frame_with_headers()))
+}
+
+#[inline(always)]
+fn finish_tc(hook: TcHook, verdict: Verdict) -> i32 {
+    let ifindex = match verdict {
         Verdict::Pass => return TC_ACT_UNSPEC,
         Verdict::Drop => return TC_ACT_SHOT as i32,
         Verdict::Return => hook.ifindex(),

@@ -67,7 +67,7 @@ fn choose_recorded<'a, T: Tables>(tables: &'a T, service: &Service, flow: Flow) 
     {
         return Ok(choice);
     }
-    let choice = by_slot(tables, slot(tables, service, flow)?.current())?;
+    let choice = by_current_slot(tables, service, flow)?;
     // The end of a flow that nobody remembers is not worth remembering.
     if !flow.flags.ends() {
         count_new(tables, choice.id);
@@ -131,6 +131,16 @@ fn slot<T: Tables>(tables: &T, service: &Service, flow: Flow) -> Result<Slot, Re
     tables.slot(u32::from(service.id), flow.hash.slot(service.slots)).map(Slot).ok_or(Reason::MapMiss)
 }
 
+/// What a new flow gets.
+#[inline(always)]
+pub(crate) fn by_current_slot<'a, T: Tables>(
+    tables: &'a T,
+    service: &Service,
+    flow: Flow,
+) -> Result<Choice<'a>, Reason> {
+    by_slot(tables, slot(tables, service, flow)?.current())
+}
+
 /// The backend with this number, as a slot names it.
 #[inline(always)]
 fn by_slot<T: Tables>(tables: &T, id: u16) -> Result<Choice<'_>, Reason> {
@@ -170,13 +180,13 @@ fn remembered<'a, T: Tables>(
 }
 
 #[inline(always)]
-fn count_new<T: Tables>(tables: &T, id: u16) {
+pub(crate) fn count_new<T: Tables>(tables: &T, id: u16) {
     tables.count(u32::from(id), |counters| counters.new_flows += 1);
 }
 
 /// Puts a flow into its bucket: over the entry that it had, or where it hurts least. Says whether there was a place.
 #[inline(always)]
-fn record<T: Tables>(tables: &T, bucket: &Bucket, known: Option<usize>, entry: FlowEntry, now: u32) -> bool {
+pub(crate) fn record<T: Tables>(tables: &T, bucket: &Bucket, known: Option<usize>, entry: FlowEntry, now: u32) -> bool {
     let Some(index) = known.or_else(|| flow::place(bucket, now).map(|index| tables.opaque(index))) else {
         return false;
     };

@@ -11,7 +11,7 @@ use lb_common::packet::rewrite::{Rewritten, Summed};
 use lb_common::packet::transport::{Tcp, Transport as _, Udp};
 use lb_common::packet::{ETHERNET, Ethernet, IPV4, IPV6};
 
-use crate::tables::{Hop, HopQuery};
+use crate::tables::{Hop, HopQuery, Stage};
 
 /// The first bytes of a packet, left over from it.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +39,9 @@ pub trait Hook {
 
     /// A VLAN tag has been taken off the frame, and will be put back where it leaves.
     fn has_hidden_tag(&self) -> bool;
+
+    /// Goes on in another program for this hook. Comes back only where there is none.
+    fn hand_over(&self, stage: Stage);
 
     /// Route and neighbour.
     fn next_hop_v4(&self, query: HopQuery<u32>) -> Hop;

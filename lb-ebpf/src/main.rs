@@ -1,6 +1,6 @@
 //! The maps and the entry points. What happens to a packet is decided in the library beside this file.
 
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -80,7 +80,7 @@ impl<H: Header, P: Transport> Packet<H, P> {
 
 /// Counts the reason; the verdict is the reason's own.
 #[inline(always)]
-pub(crate) fn refuse<T: Tables>(tables: &T, reason: Reason) -> Verdict {
+pub fn refuse<T: Tables>(tables: &T, reason: Reason) -> Verdict {
     tables.count_reason(reason);
     match reason.outcome() {
         Outcome::Drop => Verdict::Drop,

@@ -1,50 +1,66 @@
-//! From a backend to a client: is it the answer to a flow of ours, and which way back?
+//! From a backend to a client: the answer to a flow of ours ([`crate::owner`]), and the way back.
 
 use lb_common::client_hop::ClientHop;
-use lb_common::flow::{self, BUCKET_ENTRIES, FlowEntry};
-use lb_common::hash::FlowHash;
-use lb_common::maps::{Backend, MissingNeighbour};
-use lb_common::mode::Tracking;
+use lb_common::flow::FlowEntry;
+use lb_common::maps::{EndpointOwners, MissingNeighbour};
 use lb_common::packet::rewrite;
-use lb_common::packet::transport::{Transport, ports};
+use lb_common::packet::transport::Transport;
 use lb_common::reason::Reason;
-use lb_common::slot::{Slot, SlotState};
 
 use crate::hook::Hook as _;
+use crate::owner::{self, Owner, Peer};
 use crate::packet::{Packet, Verdict, refuse};
-use crate::tables::{Family, Hop, HopQuery, Tables};
+use crate::snat;
+use crate::tables::{Family, Hop, HopQuery, Stage, Tables};
 
 #[inline(always)]
-pub(crate) fn forward<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, id: u32) -> Verdict {
-    let Some(backend) = tables.backend(id) else {
-        return refuse(tables, Reason::MapMiss);
+pub(crate) fn forward<H: Family, P: Transport, T: Tables>(
+    tables: &T,
+    packet: &Packet<H, P>,
+    owners: &EndpointOwners,
+) -> Verdict {
+    let Some(id) = owner::sole(owners) else { return tables.hand_over(Stage::Share) };
+    match owner::only::<H, T>(tables, id, peer(packet), false) {
+        Some(owner) => back(tables, packet, &owner),
+        None => Verdict::Pass,
+    }
+}
+
+/// From a backend that is shared by services, or that is sent to from ports of this host.
+#[inline(always)]
+pub(crate) fn share<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>) -> Verdict {
+    let Some(owners) = H::endpoint(tables, packet.ip.source(), packet.transport.source_port(), P::PROTOCOL) else {
+        return Verdict::Pass;
     };
-    let vip = H::address_from_words(&backend.own);
-    let hash = H::flow_hash(
-        tables.hash_key(),
-        packet.ip.destination(),
-        vip,
-        ports(packet.transport.destination_port(), backend.vip_port),
-        P::PROTOCOL,
-    );
-    let place = match whose(tables, backend, hash, id) {
-        Whose::Ours(place) => place,
-        Whose::Backends => return Verdict::Pass,
-    };
+    if let Some(owner) = snat::borrower::<H, T>(tables, owners, peer(packet)) {
+        return back(tables, packet, &owner);
+    }
+    let id = owner::member::<H, T>(tables, owners, peer(packet));
+    match owner::only::<H, T>(tables, id, peer(packet), true) {
+        Some(owner) if id != 0 => back(tables, packet, &owner),
+        _ => Verdict::Pass,
+    }
+}
+
+#[inline(always)]
+fn peer<H: Family, P: Transport>(packet: &Packet<H, P>) -> Peer<H::Address> {
+    let (address, port) = (packet.ip.destination(), packet.transport.destination_port());
+    Peer { address, port, protocol: P::PROTOCOL }
+}
+
+/// To the client of a flow of ours.
+#[inline(always)]
+fn back<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, owner: &Owner<'_>) -> Verdict {
     if let Err(reason) = packet.check() {
         return refuse(tables, reason);
     }
     let now = tables.now();
-    let known = place.map(|(bucket, index)| entry(bucket, index));
+    let known = owner.place.map(|(bucket, index)| owner::entry(bucket, index));
+    let vip = H::address_from_words(&owner.backend.own);
+    let client = owner.borrower.map_or(packet.ip.destination(), |borrower| borrower.address::<H>());
     let length = packet.length_on_wire(tables);
     let known_hop = known.and_then(|entry| known_hop(tables, entry, now, length));
-    let query = HopQuery {
-        source: vip,
-        destination: packet.ip.destination(),
-        length,
-        protocol: P::PROTOCOL,
-        class: packet.ip.class(),
-    };
+    let query = HopQuery { source: vip, destination: client, length, protocol: P::PROTOCOL, class: packet.ip.class() };
     let hop = match known_hop {
         Some(hop) => found(hop),
         None => H::next_hop(tables, query),
@@ -57,8 +73,11 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(tables: &T, packet: &P
         Hop::TooBig { .. } => return refuse(tables, Reason::ReplyTooBig),
         Hop::Refused(reason) => return refuse(tables, reason),
     }
-    if let Some((bucket, index)) = place {
-        let old = entry(bucket, index);
+    if let Some(borrower) = owner.borrower {
+        borrower.answered(tables, packet.transport, now);
+    }
+    if let Some((bucket, index)) = owner.place {
+        let old = owner::entry(bucket, index);
         if let Some(state) = old.state() {
             let mut update = old.seen_again(now, state.after_reply(packet.transport.flags()));
             if known_hop.is_none() {
@@ -69,15 +88,19 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(tables: &T, packet: &P
             }
         }
     }
-    count(tables, packet, id);
+    count(tables, packet, owner.id);
     let verdict = match hop {
         Hop::Found { ifindex, destination, source, .. } => {
             packet.ethernet.set_addresses(destination, source);
             Verdict::Send { ifindex }
         }
-        _ => ask_for_neighbour::<H, P, T>(tables, packet, hop),
+        _ => ask_for_neighbour::<H, T>(tables, client, hop),
     };
-    let rewritten = rewrite::source(packet.ip, packet.transport, vip, backend.vip_port);
+    let source = (vip, owner.backend.vip_port);
+    let rewritten = match owner.borrower {
+        None => rewrite::source(packet.ip, packet.transport, source.0, source.1),
+        Some(borrower) => rewrite::both(packet.ip, packet.transport, source, (client, borrower.port())),
+    };
     tables.hook().update_checksum(packet.ip, packet.transport, rewritten);
     verdict
 }
@@ -102,66 +125,6 @@ fn number_of<T: Tables>(tables: &T, hop: Hop) -> u32 {
     ClientHop::new(ifindex, mtu, destination, source).map_or(0, |hop| tables.client_hop_number(hop))
 }
 
-/// Somebody may talk to the backend directly, the agent's own probes do.
-enum Whose<'a> {
-    /// A flow of ours, and where it is recorded.
-    Ours(Option<(&'a Bucket, usize)>),
-    /// The backend speaks for itself.
-    Backends,
-}
-
-type Bucket = [u64; BUCKET_ENTRIES];
-
-/// Is this the answer to what a client got from us? Where every flow is recorded, the flow table knows. Where not, the slot
-/// says whose the flow is, and what reaches such a backend directly through this host from one of that backend's
-/// slots is taken for ours.
-#[inline(always)]
-fn whose<'a, T: Tables>(tables: &'a T, backend: &Backend, hash: FlowHash, id: u32) -> Whose<'a> {
-    let tracking = backend.mode().tracking();
-    let mut slot = Slot::default();
-    if tracking != Tracking::Full {
-        slot = Slot(tables.slot(u32::from(backend.service), hash.slot(backend.slots)).unwrap_or(0));
-        if tracking == Tracking::Off || slot.state() == SlotState::Stable {
-            return if u32::from(slot.current()) == id { Whose::Ours(None) } else { Whose::Backends };
-        }
-    }
-    let Some(bucket) = tables.bucket(hash.bucket(tables.bucket_mask())) else {
-        return Whose::Backends;
-    };
-    let known = flow::find(bucket, hash.tag()).map(|index| tables.opaque(index));
-    if let Some(index) = known {
-        let its = u32::from(entry(bucket, index).backend()) == id;
-        return if its { Whose::Ours(Some((bucket, index))) } else { Whose::Backends };
-    }
-    let ours = match tracking {
-        Tracking::Full => was_pushed_out(tables, backend, bucket, hash, id),
-        _ => [slot.owner_of_unrecorded(false), slot.current()].map(u32::from).contains(&id),
-    };
-    if ours { Whose::Ours(None) } else { Whose::Backends }
-}
-
-#[inline(always)]
-fn entry(bucket: &[u64; BUCKET_ENTRIES], index: usize) -> FlowEntry {
-    FlowEntry(bucket[index & (BUCKET_ENTRIES - 1)])
-}
-
-/// Entries are only pushed out of full buckets. So where a bucket has room, a flow without an entry is not ours; where it
-/// is full, the slot table has the answer that the client's packets get too.
-#[inline(always)]
-fn was_pushed_out<T: Tables>(
-    tables: &T,
-    backend: &Backend,
-    bucket: &[u64; BUCKET_ENTRIES],
-    hash: FlowHash,
-    id: u32,
-) -> bool {
-    if flow::has_room(bucket) {
-        return false;
-    }
-    let slot = tables.slot(u32::from(backend.service), hash.slot(backend.slots));
-    slot.is_some_and(|slot| u32::from(Slot(slot).current()) == id)
-}
-
 #[inline(always)]
 fn count<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, id: u32) {
     let bytes = packet.frame.len() as u64;
@@ -176,9 +139,9 @@ fn count<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, 
 /// The stack gets the packet, rewritten: it resolves the neighbour and forwards. Where the VIP is an address of this host it
 /// will not (it takes the source for its own), so the agent is told as well and makes the kernel resolve it.
 #[inline(always)]
-fn ask_for_neighbour<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, hop: Hop) -> Verdict {
+fn ask_for_neighbour<H: Family, T: Tables>(tables: &T, client: H::Address, hop: Hop) -> Verdict {
     if let Hop::NoNeighbour { ifindex } = hop {
-        let address = H::address_to_words(packet.ip.destination());
+        let address = H::address_to_words(client);
         tables.report(MissingNeighbour { address, ifindex, version: H::VERSION });
     }
     refuse(tables, Reason::NoNeighbour)

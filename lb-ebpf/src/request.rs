@@ -11,7 +11,8 @@ use crate::answer;
 use crate::choice::{Choice, Flow, Source, choose};
 use crate::forward;
 use crate::packet::{Packet, Verdict};
-use crate::tables::{Family, Tables};
+use crate::snat;
+use crate::tables::{Family, Stage, Tables};
 
 /// The answer of the dry run, packed where it is found: packing whichever it was afterwards, the compiler would compute with a
 /// register that one of them has not set, and the verifier refuses that.
@@ -19,6 +20,9 @@ use crate::tables::{Family, Tables};
 pub(crate) fn route<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, service: &Service) -> u32 {
     if let Err(reason) = packet.check() {
         return Route::Refused(reason).pack();
+    }
+    if service.mode.forwarding() == Forwarding::Snat {
+        return snat::route(tables, packet, service);
     }
     match choose(tables, service, flow(tables, packet)) {
         Ok(choice) if is_hairpin(packet, service, choice.backend) => Route::Refused(Reason::Hairpin).pack(),
@@ -36,7 +40,7 @@ fn is_hairpin<H: Family, P: Transport>(packet: &Packet<H, P>, service: &Service,
 }
 
 #[inline(always)]
-fn flow<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>) -> Flow {
+pub(crate) fn flow<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>) -> Flow {
     let ip = packet.ip;
     let hash = H::flow_hash(tables.hash_key(), ip.source(), ip.destination(), packet.transport.ports(), P::PROTOCOL);
     Flow { hash, flags: packet.transport.flags(), has_opening: P::PROTOCOL == TCP }
@@ -48,6 +52,9 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(
     packet: &Packet<H, P>,
     service: &Service,
 ) -> Verdict {
+    if service.mode.forwarding() == Forwarding::Snat {
+        return tables.hand_over(Stage::Lend);
+    }
     let flow = flow(tables, packet);
     // In one place, because what refuses a packet is inlined there.
     let reason = match packet.check() {

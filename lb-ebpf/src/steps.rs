@@ -13,7 +13,7 @@ use lb_common::route::Route;
 use crate::hook::Hook as _;
 use crate::packet::{Packet, Verdict, refuse};
 use crate::tables::{Family, Tables};
-use crate::{icmp, reply, request};
+use crate::{icmp, reply, request, snat};
 
 const NOT_OURS: u32 = Route::NotOurs.pack();
 
@@ -117,7 +117,10 @@ fn family<H: Family, T: Tables>(tables: &T, frame: Cursor, ethernet: Ethernet) -
     match ip.protocol() {
         TCP => direction::<H, Tcp, T>(tables, frame, ethernet, ip),
         UDP => direction::<H, Udp, T>(tables, frame, ethernet, ip),
-        protocol if protocol == H::ICMP => icmp::forward(tables, frame, ethernet, ip),
+        protocol if protocol == H::ICMP => match icmp::Error::parse(frame, ethernet, ip) {
+            Some(error) => icmp::forward(tables, &error),
+            None => Verdict::Pass,
+        },
         _ => Verdict::Pass,
     }
 }
@@ -132,7 +135,62 @@ fn direction<H: Family, P: Transport, T: Tables>(tables: &T, frame: Cursor, ethe
         return request::forward(tables, &packet, service);
     }
     match H::endpoint(tables, ip.source(), transport.source_port(), P::PROTOCOL) {
-        Some(backend) => reply::forward(tables, &packet, backend),
+        Some(owners) => reply::forward(tables, &packet, owners),
         None => Verdict::Pass,
     }
+}
+
+/// Clients' packets that [`balance`] hands over: they are lent a port of this host.
+#[inline(always)]
+pub fn lend<T: Tables>(tables: &T, frame: Cursor) -> Verdict {
+    go_on::<T, true>(tables, frame)
+}
+
+/// Backends' packets that [`balance`] hands over: several services, or ports of this host, may be behind them.
+#[inline(always)]
+pub fn share<T: Tables>(tables: &T, frame: Cursor) -> Verdict {
+    go_on::<T, false>(tables, frame)
+}
+
+#[inline(always)]
+fn go_on<T: Tables, const LEND: bool>(tables: &T, frame: Cursor) -> Verdict {
+    let Some(ethernet) = Ethernet::parse(frame) else {
+        return Verdict::Pass;
+    };
+    match ethernet.ether_type() {
+        IPV4 => go_on_family::<Ipv4, T, LEND>(tables, frame, ethernet),
+        IPV6 => go_on_family::<Ipv6, T, LEND>(tables, frame, ethernet),
+        _ => Verdict::Pass,
+    }
+}
+
+#[inline(always)]
+fn go_on_family<H: Family, T: Tables, const LEND: bool>(tables: &T, frame: Cursor, ethernet: Ethernet) -> Verdict {
+    let Some(ip) = H::parse(frame, ETHERNET) else {
+        return Verdict::Pass;
+    };
+    match ip.protocol() {
+        TCP => go_on_transport::<H, Tcp, T, LEND>(tables, frame, ethernet, ip),
+        UDP => go_on_transport::<H, Udp, T, LEND>(tables, frame, ethernet, ip),
+        protocol if protocol == H::ICMP => match icmp::Error::parse(frame, ethernet, ip) {
+            Some(error) if LEND => icmp::lend(tables, &error),
+            Some(error) => icmp::share(tables, &error),
+            None => Verdict::Pass,
+        },
+        _ => Verdict::Pass,
+    }
+}
+
+#[inline(always)]
+fn go_on_transport<H: Family, P: Transport, T: Tables, const LEND: bool>(
+    tables: &T,
+    frame: Cursor,
+    ethernet: Ethernet,
+    ip: H,
+) -> Verdict {
+    let Some(transport) = P::parse(frame, ip.payload_offset()) else {
+        return Verdict::Pass;
+    };
+    let packet = Packet { ethernet, ip, transport, frame };
+    if LEND { snat::forward(tables, &packet) } else { reply::share(tables, &packet) }
 }

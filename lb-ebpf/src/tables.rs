@@ -5,11 +5,13 @@ use lb_common::client_hop::ClientHop;
 use lb_common::counters::BackendCounters;
 use lb_common::flow::BUCKET_ENTRIES;
 use lb_common::hash::Key;
-use lb_common::maps::{Backend, MissingNeighbour, Service};
+use lb_common::mapping::{BLOCK, Mapping};
+use lb_common::maps::{Backend, EndpointOwners, LEND, MissingNeighbour, SHARE, Service};
 use lb_common::packet::ip::Header;
 use lb_common::reason::Reason;
 
 use crate::hook::Hook;
+use crate::packet::Verdict;
 
 /// An answer of the routing and neighbour tables.
 #[derive(Debug, Clone, Copy)]
@@ -39,12 +41,23 @@ pub trait Family: Header {
     const VERSION: u32;
 
     fn service<T: Tables>(tables: &T, address: Self::Address, port: u16, protocol: u8) -> Option<&Service>;
-    /// The backend number of an endpoint's replies.
-    fn endpoint<T: Tables>(tables: &T, address: Self::Address, port: u16, protocol: u8) -> Option<u32>;
+    /// Whose replies come from an endpoint.
+    fn endpoint<T: Tables>(tables: &T, address: Self::Address, port: u16, protocol: u8) -> Option<&EndpointOwners>;
     /// Route and neighbour for a packet of `length` bytes from `source` to `destination`.
     fn next_hop<T: Tables>(tables: &T, query: HopQuery<Self::Address>) -> Hop;
     /// For [`MissingNeighbour`].
     fn address_to_words(address: Self::Address) -> [u32; 4];
+}
+
+/// A program that another one goes on in: what few packets need is kept apart from what all need, so that neither the verifier
+/// nor the processor's caches meet it elsewhere. The number is its place in the map of programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Stage {
+    /// [`crate::steps::lend`].
+    Lend = LEND,
+    /// [`crate::steps::share`].
+    Share = SHARE,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -65,8 +78,8 @@ pub trait Tables {
     fn hash_key(&self) -> &Self::Key;
     fn service_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&Service>;
     fn service_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&Service>;
-    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<u32>;
-    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<u32>;
+    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners>;
+    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners>;
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// The slot's encoding ([`lb_common::slot::Slot`]).
     fn slot(&self, service: u32, slot: u32) -> Option<u32>;
@@ -77,11 +90,23 @@ pub trait Tables {
     fn opaque(&self, index: usize) -> usize;
     /// Stores one entry of a bucket that [`Tables::bucket`] gave.
     fn store(&self, bucket: &[u64; BUCKET_ENTRIES], index: usize, entry: u64);
-    /// Coarse time, [`lb_common::flow::TIME_MASK`] wide.
+    /// Coarse time, of which flow entries keep [`lb_common::flow::TIME_MASK`].
     fn now(&self) -> u32;
+    /// The ports that flows are lent towards each backend: the first, and how many.
+    fn ports(&self) -> (u16, u32);
+    /// A block of a backend's ports; block 0 is the pool's own. None where the backend has no pool.
+    fn port_block(&self, backend: u32, block: u32) -> Option<&[Mapping; BLOCK]>;
+    /// Writes a mapping's [`lb_common::mapping::Control`] if it is still the old one, and says whether.
+    fn claim(&self, mapping: &Mapping, old: u64, new: u64) -> bool;
+    /// Writes the client of a mapping that was claimed.
+    fn lend(&self, mapping: &Mapping, address: [u32; 4], port: u16);
+    /// This processor, and how many there are.
+    fn processor(&self) -> (u32, u32);
     /// Changes the counters of a backend.
     fn count(&self, backend: u32, change: impl FnOnce(&mut BackendCounters));
     fn count_reason(&self, reason: Reason);
+    /// Goes on in another program.
+    fn hand_over(&self, stage: Stage) -> Verdict;
     /// The hop with this number, if there is one ([`lb_common::client_hop`]).
     fn client_hop(&self, number: u32) -> Option<ClientHop>;
     /// The number of this hop; 0 if it has none, and then it is wanted.
@@ -100,7 +125,7 @@ impl Family for lb_common::packet::ip::Ipv4 {
     }
 
     #[inline(always)]
-    fn endpoint<T: Tables>(tables: &T, address: u32, port: u16, protocol: u8) -> Option<u32> {
+    fn endpoint<T: Tables>(tables: &T, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners> {
         tables.endpoint_v4(address, port, protocol)
     }
 
@@ -124,7 +149,7 @@ impl Family for lb_common::packet::ip::Ipv6 {
     }
 
     #[inline(always)]
-    fn endpoint<T: Tables>(tables: &T, address: [u32; 4], port: u16, protocol: u8) -> Option<u32> {
+    fn endpoint<T: Tables>(tables: &T, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners> {
         tables.endpoint_v6(address, port, protocol)
     }
 

@@ -22,6 +22,8 @@ pub struct Config {
     pub hook: Hook,
     /// Entries, as the format writes them: `64Ki`.
     pub flow_table: &'static str,
+    /// Left to the default if none.
+    pub snat_ports: Option<&'static str>,
     pub pin_dir: PathBuf,
     pub state_dir: PathBuf,
     pub socket: PathBuf,
@@ -36,6 +38,7 @@ impl Config {
             // Left to itself the agent may prefer another hook on veth devices.
             hook: Hook::Xdp,
             flow_table: "64Ki",
+            snat_ports: None,
             pin_dir: lab.pin_dir().to_owned(),
             state_dir: lab.dir().join("state"),
             socket: lab.dir().join("agent.sock"),
@@ -127,6 +130,9 @@ impl Display for Config {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "interfaces: [{}]", self.interfaces.join(", "))?;
         writeln!(f, "hook: {}\nxdp_mode: native\nflow_table: {}", self.hook, self.flow_table)?;
+        if let Some(ports) = self.snat_ports {
+            writeln!(f, "snat: {{ ports: {ports} }}")?;
+        }
         writeln!(f, "state_dir: {}\npin_dir: {}", self.state_dir.display(), self.pin_dir.display())?;
         writeln!(f, "api:\n  socket: {}\nservices:", self.socket.display())?;
         self.services.iter().try_for_each(|service| write!(f, "{service}"))
@@ -163,6 +169,7 @@ mod tests {
             interfaces: vec!["cli0".into(), "be1".into()],
             hook: Hook::Xdp,
             flow_table: "64Ki",
+            snat_ports: Some("40000-40099"),
             pin_dir: "/sys/fs/bpf/x".into(),
             state_dir: "/tmp/x".into(),
             socket: "/tmp/x.sock".into(),
@@ -186,6 +193,7 @@ mod tests {
 hook: xdp
 xdp_mode: native
 flow_table: 64Ki
+snat: { ports: 40000-40099 }
 state_dir: /tmp/x
 pin_dir: /sys/fs/bpf/x
 api:

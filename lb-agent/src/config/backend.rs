@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::limits::MAX_MEMBERSHIPS;
+
 use super::limits;
 use super::names;
 use super::reader::{BACKEND, Fields, Read, Reader, Reported};
 use super::report::{Position, fault};
 use super::schema::refuse_setting;
-use super::service::{Parent, Uniqueness, endpoint_text};
+use super::service::{Membership, Parent, Uniqueness, endpoint_text};
 use super::values::{self, narrow, number};
 use super::yaml::Node;
-use crate::model::config::{Backend, Forward, MAX_WEIGHT};
+use crate::model::config::{Backend, Forward, MAX_WEIGHT, Tracking};
 
 const DEFAULT_WEIGHT: u16 = 1;
 const BACKENDS_EXAMPLE: &str = "backends: [{ address: 10.0.1.11 }]";
@@ -148,20 +150,42 @@ fn unique_endpoint(
     }
     taken.endpoints.insert((address, port), at);
 
-    let (Some(protocol), Some(Forward::Nat)) = (parent.protocol, parent.forward) else {
+    shared_endpoint(reader, uniqueness, fields, (address, port), parent)
+}
+
+/// An endpoint may be in several services: the flow table tells whose its replies are. So it must know all their flows.
+fn shared_endpoint(
+    reader: &mut Reader<'_>,
+    uniqueness: &mut Uniqueness,
+    fields: &Fields<'_>,
+    (address, port): (IpAddr, u16),
+    parent: Parent<'_>,
+) -> Read<()> {
+    let (Some(protocol), Some(forward @ (Forward::Nat | Forward::Snat)), Some(tracking)) =
+        (parent.protocol, parent.forward, parent.tracking)
+    else {
         return Ok(());
     };
-    let endpoint = (address, port, protocol);
-    if let Some((other, first)) = uniqueness.nat_backends.get(&endpoint) {
-        let place = reader.collector.source.place(*first);
-        let found = fault(
-            format!("{} is already a backend of {other} on {place}", endpoint_text(endpoint)),
-            "give each service its own port on the backend: under `nat` a reply must tell its service",
-        );
-        return Err(reader.fail(at, &fields.path("address"), found));
-    }
-    uniqueness.nat_backends.insert(endpoint, (parent.path.to_owned(), at));
-    Ok(())
+    let (endpoint, at) = ((address, port, protocol), fields.at_value("address"));
+    let recorded = forward == Forward::Snat || matches!(tracking, Tracking::Auto | Tracking::Full);
+    let memberships = uniqueness.shared.entry(endpoint).or_default();
+    let clash = memberships.iter().find(|other| !(other.recorded && recorded));
+    let found = match clash {
+        Some(other) => {
+            let place = reader.collector.source.place(other.at);
+            Some(fault(
+                format!("{} is also a backend of {} on {place}", endpoint_text(endpoint), other.path),
+                "set `tracking: full` for both services: only recorded flows tell which of them a reply belongs to",
+            ))
+        }
+        None if memberships.len() == MAX_MEMBERSHIPS => Some(fault(
+            format!("{} is a backend of too many services", endpoint_text(endpoint)),
+            format!("use up to {MAX_MEMBERSHIPS}, or another port on the backend for the others"),
+        )),
+        None => None,
+    };
+    memberships.push(Membership { path: parent.path.to_owned(), at, recorded });
+    found.map_or(Ok(()), |found| Err(reader.fail(at, &fields.path("address"), found)))
 }
 
 fn unique_name(reader: &mut Reader<'_>, taken: &mut Taken, fields: &Fields<'_>, name: String) -> Read<String> {

@@ -33,6 +33,9 @@ pub const MAX_LABEL_VALUE_CHARS: usize = 256;
 /// Entries of the flow table, 8 bytes each: 8 KiB to 512 MiB.
 pub const FLOW_TABLE_ENTRIES: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 26;
 
+/// Source ports under `snat`; each holds one flow to a backend at a time.
+pub const MIN_LENT_PORTS: u32 = 16;
+
 pub const HEALTH_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_hours(1);
 pub const MIN_HEALTH_TIMEOUT: Duration = Duration::from_millis(1);
 pub const HEALTH_COUNT: std::ops::RangeInclusive<u64> = 1..=100;

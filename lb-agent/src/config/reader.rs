@@ -26,9 +26,22 @@ pub(super) struct Section {
 /// Every kind of mapping with fixed keys, in one place so that a key in the wrong one can be pointed to the right one.
 pub(super) const ROOT: Section = Section {
     name: "the top level",
-    keys: &["interfaces", "hook", "xdp_mode", "flow_table", "state_dir", "pin_dir", "api", "access", "services"],
+    keys: &[
+        "interfaces",
+        "hook",
+        "xdp_mode",
+        "flow_table",
+        "snat",
+        "state_dir",
+        "pin_dir",
+        "api",
+        "access",
+        "services",
+    ],
     example: "`interfaces: [eth0]` and `services:`",
 };
+pub(super) const SNAT: Section =
+    Section { name: "`snat`", keys: &["ports"], example: "`snat: { ports: 16384-32767 }`" };
 pub(super) const API: Section = Section {
     name: "`api`",
     keys: &["socket", "listen", "tokens_file"],
@@ -73,7 +86,7 @@ pub(super) const BACKEND: Section = Section {
     example: "`- { address: 10.0.1.11, port: 8080 }`",
 };
 
-const SECTIONS: &[&Section] = &[&ROOT, &API, &ACCESS, &SERVICE, &HEALTH, &LIMITS, &BACKEND];
+const SECTIONS: &[&Section] = &[&ROOT, &SNAT, &API, &ACCESS, &SERVICE, &HEALTH, &LIMITS, &BACKEND];
 
 /// The entries of one mapping; keys without a value (`listen: null`) count as absent.
 #[derive(Debug)]

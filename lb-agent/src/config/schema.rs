@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::limits;
-use super::reader::{ACCESS, API, Fields, ROOT, Read, Reader, Reported};
+use super::reader::{ACCESS, API, Fields, ROOT, Read, Reader, Reported, SNAT};
 use super::report::{Position, fault};
 use super::service::{Uniqueness, service};
 use super::yaml::Node;
 use super::{names, unsupported, values};
-use crate::model::config::{Api, Config, Hook, Service, XdpMode};
+use crate::model::config::{Api, Config, Forward, Hook, Ports, Service, Snat, XdpMode};
 
 const DEFAULT_FLOW_TABLE: u32 = 1 << 20;
 const DEFAULT_STATE_DIR: &str = "/var/lib/lb";
@@ -27,17 +27,19 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &Node) -> Read<Config> {
     let hook = reader.choice(&fields, "hook", Hook::NAMES, Hook::Auto);
     let xdp_mode = reader.choice(&fields, "xdp_mode", XdpMode::NAMES, XdpMode::Native);
     let flow_table = reader.optional(&fields, "flow_table", DEFAULT_FLOW_TABLE, values::flow_table);
+    let snat = snat(reader, &fields);
     let state_dir = directory(reader, &fields, "state_dir", DEFAULT_STATE_DIR);
     let pin_dir = directory(reader, &fields, "pin_dir", DEFAULT_PIN_DIR);
     let api = api(reader, &fields);
     let access = access(reader, &fields);
-    let services = services(reader, &fields);
+    let services = services(reader, &fields, snat.map_or_else(|_| Ports::DEFAULT, |snat| snat.ports));
     access?;
     Ok(Config {
         interfaces: interfaces?,
         hook: hook?,
         xdp_mode: xdp_mode?,
         flow_table: flow_table?,
+        snat: snat?,
         state_dir: state_dir?,
         pin_dir: pin_dir?,
         api: api?,
@@ -76,6 +78,15 @@ fn interfaces(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Read<Vec<String>>
         }
     }
     failed.map_or(Ok(names), Err)
+}
+
+fn snat(reader: &mut Reader<'_>, root: &Fields<'_>) -> Read<Snat> {
+    let Some(node) = root.get("snat") else {
+        return Ok(Snat::default());
+    };
+    let fields = reader.fields(node, "snat", &SNAT)?;
+    let ports = reader.optional(&fields, "ports", Ports::DEFAULT, values::ports)?;
+    Ok(Snat { ports })
 }
 
 fn api(reader: &mut Reader<'_>, root: &Fields<'_>) -> Read<Api> {
@@ -119,7 +130,7 @@ pub(super) fn refuse_setting(reader: &mut Reader<'_>, fields: &Fields<'_>, key: 
     }
 }
 
-fn services(reader: &mut Reader<'_>, root: &Fields<'_>) -> Read<Vec<Service>> {
+fn services(reader: &mut Reader<'_>, root: &Fields<'_>, lent: Ports) -> Read<Vec<Service>> {
     let items = reader.items(root, "services", SERVICES_EXAMPLE)?;
     let mut uniqueness = Uniqueness::default();
     let mut services = Vec::with_capacity(items.len().min(limits::MAX_SERVICES));
@@ -134,6 +145,11 @@ fn services(reader: &mut Reader<'_>, root: &Fields<'_>) -> Read<Vec<Service>> {
             Ok(service) => services.push(service),
             Err(reported) => failed = Some(reported),
         }
+    }
+    if services.iter().any(|service| service.forward == Forward::Snat)
+        && let Err(reported) = uniqueness.check_lent(reader, lent)
+    {
+        failed = Some(reported);
     }
     failed.map_or(Ok(services), Err)
 }

@@ -12,7 +12,7 @@ use super::report::{Position, fault};
 use super::schema::refuse_settings;
 use super::yaml::{Node, Value};
 use super::{names, unsupported, values};
-use crate::model::config::{Affinity, Forward, Policy, Protocol, Scheduler, Service, Tracking};
+use crate::model::config::{Affinity, Forward, Policy, Ports, Protocol, Scheduler, Service, Tracking};
 
 const DEFAULT_SLOW_START: Duration = Duration::ZERO;
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_mins(1);
@@ -31,9 +31,35 @@ pub(super) struct Uniqueness {
     names: HashMap<String, Position>,
     /// Path of the service and where it says so.
     vips: HashMap<Endpoint, (String, Position)>,
-    /// Backends under `nat`: a reply's source must tell which service it belongs to.
-    pub(super) nat_backends: HashMap<Endpoint, (String, Position)>,
+    /// Backends whose replies come by here, and the services that they are in.
+    pub(super) shared: HashMap<Endpoint, Vec<Membership>>,
     pub(super) backends: usize,
+}
+
+/// Of a backend in a service: the service's path, where the backend says its address, and whether the service records every flow.
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) path: String,
+    pub(super) at: Position,
+    pub(super) recorded: bool,
+}
+
+impl Uniqueness {
+    /// Replies to a port that flows are lent would be taken for requests where this host's address is also a VIP.
+    pub(super) fn check_lent(&self, reader: &mut Reader<'_>, lent: Ports) -> Read<()> {
+        let among = self.vips.iter().filter(|((_, port, _), _)| lent.contains(*port));
+        let mut among: Vec<_> = among.collect();
+        among.sort_by_key(|(endpoint, _)| **endpoint);
+        let mut outcome = Ok(());
+        for ((_, port, _), (path, at)) in among {
+            let found = fault(
+                format!("port {port} is among those that `snat` uses as source ports ({lent})"),
+                "set `snat: { ports: .. }` to a range without it",
+            );
+            outcome = Err(reader.fail(*at, &format!("{path}.vip"), found));
+        }
+        outcome
+    }
 }
 
 /// What a backend has to know of its service; none where the service's own value could not be read.
@@ -44,6 +70,7 @@ pub(super) struct Parent<'p> {
     pub(super) port: Option<u16>,
     pub(super) protocol: Option<Protocol>,
     pub(super) forward: Option<Forward>,
+    pub(super) tracking: Option<Tracking>,
 }
 
 pub(super) fn service(reader: &mut Reader<'_>, uniqueness: &mut Uniqueness, node: &Node, path: &str) -> Read<Service> {
@@ -61,6 +88,7 @@ pub(super) fn service(reader: &mut Reader<'_>, uniqueness: &mut Uniqueness, node
     let scheduler = reader.choice(&fields, "scheduler", Scheduler::NAMES, Scheduler::Consistent);
     let affinity = reader.choice(&fields, "affinity", Affinity::NAMES, Affinity::None);
     let tracking = reader.choice(&fields, "tracking", Tracking::NAMES, Tracking::Auto);
+    let tracking = tracking.and_then(|tracking| all_recorded(reader, &fields, tracking, forward.ok()));
     let policy = policy(reader, &fields);
     let health = health(reader, &fields, protocol.ok());
     let slow_start = reader.optional(&fields, "slow_start", DEFAULT_SLOW_START, |text| {
@@ -72,7 +100,14 @@ pub(super) fn service(reader: &mut Reader<'_>, uniqueness: &mut Uniqueness, node
     });
     let panic_threshold = reader.optional(&fields, "panic_threshold", DEFAULT_PANIC_THRESHOLD_PERCENT, values::percent);
     let limits = flow_limits(reader, &fields);
-    let parent = Parent { path, vip: vip.ok(), port: port.ok(), protocol: protocol.ok(), forward: forward.ok() };
+    let parent = Parent {
+        path,
+        vip: vip.ok(),
+        port: port.ok(),
+        protocol: protocol.ok(),
+        forward: forward.ok(),
+        tracking: tracking.ok(),
+    };
     let backends = backends(reader, uniqueness, &fields, parent);
     unique?;
     limits?;
@@ -134,6 +169,23 @@ fn policy(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Read<Policy> {
         return Err(reader.fail(node.at, &fields.path("policy"), unsupported::policy_settings()));
     }
     reader.choice(fields, "policy", Policy::NAMES, Policy::Static)
+}
+
+/// Under `snat` the flow table knows a flow's port: without an entry there is no way back.
+fn all_recorded(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_>,
+    tracking: Tracking,
+    forward: Option<Forward>,
+) -> Read<Tracking> {
+    if forward == Some(Forward::Snat) && matches!(tracking, Tracking::Minimal | Tracking::Off) {
+        let found = fault(
+            format!("under `snat` every flow is recorded, which `{tracking}` does not do"),
+            "use `full`, or leave `tracking` out",
+        );
+        return Err(reader.fail(fields.at_value("tracking"), &fields.path("tracking"), found));
+    }
+    Ok(tracking)
 }
 
 fn flow_limits(reader: &mut Reader<'_>, service: &Fields<'_>) -> Read<()> {

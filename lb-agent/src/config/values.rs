@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::limits;
 use super::report::{Fault, fault, shown};
+use crate::model::config::Ports;
 
 pub(super) type Parsed<T> = Result<T, Fault>;
 
@@ -27,6 +28,25 @@ pub(super) fn number(text: &str, range: &RangeInclusive<u64>) -> Parsed<u64> {
 
 pub(super) fn port(text: &str) -> Parsed<u16> {
     narrow(number(text, &(1..=u64::from(u16::MAX)))?)
+}
+
+/// `16384-32767`, both ends included.
+pub(super) fn ports(text: &str) -> Parsed<Ports> {
+    let mend = "write a first and a last port, such as `16384-32767`";
+    let Some((first, last)) = text.split_once('-') else {
+        return Err(fault(format!("{} is not a range of ports", shown(text)), mend));
+    };
+    let ports = Ports { first: port(first.trim())?, last: port(last.trim())? };
+    if ports.last < ports.first {
+        return Err(fault(format!("{} ends before it begins", shown(text)), mend));
+    }
+    if ports.count() < limits::MIN_LENT_PORTS {
+        return Err(fault(
+            format!("{} are too few ports", shown(text)),
+            format!("use {} or more", limits::MIN_LENT_PORTS),
+        ));
+    }
+    Ok(ports)
 }
 
 /// For ranges that fit the target by construction.

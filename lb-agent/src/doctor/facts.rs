@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::model::config::{Config, Forward, Hook, Service, XdpMode};
+use crate::model::config::{Config, Forward, Hook, Ports, Service, XdpMode};
 use crate::model::pool::NextHop;
 use crate::os::ethtool::{self, Offloads};
 use crate::os::host::{self, Capabilities, Cpus, KernelVersion};
@@ -15,7 +15,7 @@ use crate::os::links::{self, Link};
 use crate::os::netdev::{self, XdpFeatures};
 use crate::os::netlink::Netlink;
 use crate::os::next_hop::{self, Error as HopError};
-use crate::os::sysctl::{self, Family, ReversePathFilter};
+use crate::os::sysctl::{self, Family, OwnPorts, ReversePathFilter};
 
 /// Where pins go if no configuration says otherwise.
 const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/lb";
@@ -45,6 +45,15 @@ pub(super) struct Facts {
     pub(super) interfaces: Vec<Interface>,
     pub(super) vips: Vec<Vip>,
     pub(super) backends: Vec<Backend>,
+    /// None: no service is lent ports.
+    pub(super) lent: Option<Lent>,
+}
+
+/// Source ports that flows are lent, and those of the host itself.
+#[derive(Debug, Clone)]
+pub(super) struct Lent {
+    pub(super) ports: Ports,
+    pub(super) own: Seen<OwnPorts>,
 }
 
 /// What the host is to be fit for.
@@ -146,7 +155,10 @@ pub(super) async fn gather(config: Option<&Config>, interfaces: &[String], our_p
         }
         _ => (Vec::new(), Vec::new()),
     };
+    let snat = config.filter(|config| config.services.iter().any(|service| service.forward == Forward::Snat));
+    let own = || sysctl::own_ports().map_err(|error| error.to_string());
     Facts {
+        lent: snat.map(|config| Lent { ports: config.snat.ports, own: own() }),
         executable: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("lb-agent")),
         our_programs: our_programs.to_vec(),
         kernel: host::kernel_version(),

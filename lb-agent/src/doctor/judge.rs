@@ -2,6 +2,7 @@
 //! [`interface`]; here are those of the host and of what the configuration wants to reach.
 
 mod interface;
+mod ports;
 
 use std::path::Path;
 
@@ -26,6 +27,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     for examined in &facts.interfaces {
         findings.extend(interface::judge(facts, examined));
     }
+    findings.extend(facts.lent.as_ref().map(ports::judge));
     findings.extend(facts.vips.iter().map(vip));
     for examined in &facts.backends {
         findings.extend(backend(facts, examined));

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::config::{
-    Affinity, Api, Backend, Forward, Health, HealthKind, Hook, Policy, Protocol, Scheduler, Service, Tracking, XdpMode,
+    Affinity, Api, Backend, Forward, Health, HealthKind, Hook, Policy, Protocol, Scheduler, Service, Snat, Tracking,
+    XdpMode,
 };
 use crate::os::ethtool::{Offload, set_offload};
 use crate::os::lab::{self, Lab, named, set};
@@ -16,6 +17,7 @@ fn config(vip: &str, backend: &str) -> Config {
         hook: Hook::Xdp,
         xdp_mode: XdpMode::Native,
         flow_table: 1024,
+        snat: Snat::default(),
         state_dir: "/nonexistent".into(),
         pin_dir: "/nonexistent/pins".into(),
         api: Api { socket: "/nonexistent/socket".into(), listen: None },

@@ -61,7 +61,7 @@ pub(super) fn usable(resolution: &Resolution, forward: Forward) -> Cow<'_, Resol
             "it is behind the gateway {gateway}, which would send packets to the VIP back here; `dsr` needs it on a link of \
              this host, `ipip` and `gue` do not"
         )),
-        (Forward::Ipip | Forward::Gue, Some(Ok(NextHop { source: None, .. }))) => {
+        (Forward::Ipip | Forward::Gue | Forward::Snat, Some(Ok(NextHop { source: None, .. }))) => {
             unfit("this host has no address of its own for packets that way".to_owned())
         }
         _ => Cow::Borrowed(resolution),

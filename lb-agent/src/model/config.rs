@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lb_common::limits::DEFAULT_PORTS;
 use serde::{Deserialize, Serialize};
 
 /// Everything that one file says.
@@ -17,11 +18,57 @@ pub struct Config {
     pub xdp_mode: XdpMode,
     /// Entries in the flow table; a power of two, 8 bytes each.
     pub flow_table: u32,
+    pub snat: Snat,
     pub state_dir: PathBuf,
     pub pin_dir: PathBuf,
     pub api: Api,
     /// In the order of the file; names and (vip, port, protocol) are unique.
     pub services: Vec<Service>,
+}
+
+/// What is common to all services with `forward: snat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Snat {
+    pub ports: Ports,
+}
+
+/// Source ports that flows are lent towards each backend, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    pub first: u16,
+    /// Not below `first`.
+    pub last: u16,
+}
+
+impl Ports {
+    pub const DEFAULT: Self = Self { first: DEFAULT_PORTS.0, last: DEFAULT_PORTS.1 };
+
+    pub fn count(self) -> u32 {
+        u32::from(self.last) - u32::from(self.first) + 1
+    }
+
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// As it is written.
+impl Serialize for Ports {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]

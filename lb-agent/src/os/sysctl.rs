@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -67,6 +68,30 @@ pub fn unprivileged_bpf_disabled() -> io::Result<u32> {
     read(&PathBuf::from("/proc/sys/kernel/unprivileged_bpf_disabled"))
 }
 
+/// Ports that the kernel gives to connections of the host itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnPorts {
+    pub first: u16,
+    pub last: u16,
+    /// Those among them that it leaves alone.
+    pub reserved: Vec<RangeInclusive<u16>>,
+}
+
+/// For both families.
+pub fn own_ports() -> io::Result<OwnPorts> {
+    let text = |name: &str| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "net.ipv4.ip_local_port_range is not two ports");
+    let range = text("ip_local_port_range")?;
+    let (first, last) = range.trim().split_once(char::is_whitespace).ok_or_else(invalid)?;
+    let port = |text: &str| text.trim().parse().map_err(|_| invalid());
+    let reserved = text("ip_local_reserved_ports")?;
+    let reserved = reserved.trim().split(',').filter_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    });
+    Ok(OwnPorts { first: port(first)?, last: port(last)?, reserved: reserved.collect() })
+}
+
 /// The key that `sysctl -w` takes. An interface name with a dot (`eth0.5`) needs the form with slashes.
 pub fn key(family: Family, interface: &str, name: &str) -> String {
     let separator = if interface.contains('.') { '/' } else { '.' };
@@ -107,6 +132,16 @@ mod tests {
         for name in ["", ".", "..", "../../kernel", "a/b"] {
             assert_eq!(forwarding(Family::Ipv4, name).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{name:?}");
         }
+    }
+
+    #[test]
+    fn the_ports_of_the_host_are_read() {
+        lab::run(|_| async move {
+            fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 50000").unwrap();
+            fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", "41000,42000-42009").unwrap();
+            let reserved = vec![41_000..=41_000, 42_000..=42_009];
+            assert_eq!(own_ports().unwrap(), OwnPorts { first: 40_000, last: 50_000, reserved });
+        });
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub(super) struct Agent {
     pub(super) applied: Applied,
     pub(super) meter: Meter,
     pub(super) flow_entries: u64,
+    /// By backend number, where it has a pool of them.
+    pub(super) lent_ports: BTreeMap<u16, u64>,
     /// By interface name.
     pub(super) attachments: BTreeMap<String, view::Attachment>,
 }
@@ -87,6 +89,7 @@ impl Agent {
             applied,
             meter: Meter::default(),
             flow_entries: 0,
+            lent_ports: BTreeMap::new(),
             attachments: BTreeMap::new(),
         }
     }
@@ -188,6 +191,7 @@ impl Agent {
         let sweep = self.kernel.sweep(|backend| applied.is_udp(backend), &[])?;
         self.flow_entries = sweep.entries;
         self.kernel.number_client_hops()?;
+        self.lent_ports = self.kernel.lent_ports()?;
         for backend in self.applied.backends() {
             self.meter.read(now, backend, self.kernel.counters(backend)?);
         }

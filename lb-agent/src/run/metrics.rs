@@ -67,9 +67,13 @@ fn traffic(agent: &Agent, registry: &mut Registry) {
 
 fn states(agent: &Agent, registry: &mut Registry) {
     let (active, weight, healthy) = (Gauges::default(), Gauges::default(), Gauges::default());
+    let lent = Gauges::default();
     let (transitions, moved) = (Counts::default(), Counts::default());
     let services = agent.services();
-    for (labels, _, backend) in backends(&services) {
+    for (labels, id, backend) in backends(&services) {
+        if let Some(ports) = agent.lent_ports.get(&id) {
+            lent.get_or_create(&labels).set((*ports).try_into().unwrap_or(i64::MAX));
+        }
         active.get_or_create(&labels).set(backend.active_flows.try_into().unwrap_or(i64::MAX));
         weight.get_or_create(&labels).set(backend.weight.into());
         healthy.get_or_create(&labels).set((backend.state == "up").into());
@@ -83,6 +87,7 @@ fn states(agent: &Agent, registry: &mut Registry) {
         moved.get_or_create(&Labels(vec![("service", service.view.name.clone())])).inc_by(count);
     }
     registry.register("active_flows", "Flows that are not closing", active);
+    registry.register("snat_ports", "Source ports that are lent", lent);
     registry.register("backend_weight", "Weight in force", weight);
     registry.register("backend_healthy", "1 while the backend takes new flows", healthy);
     registry.register("backend_transitions", "Changes of a backend's state", transitions);

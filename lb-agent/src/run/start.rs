@@ -39,7 +39,7 @@ pub(super) async fn start(config: Config, source: Source) -> Result<Agent, RunEr
         None => None,
     };
     let backends = config.services.iter().map(|service| service.backends.len()).sum();
-    let kernel = Kernel::open(&config.pin_dir, Sizes::new(config.flow_table, backends))?;
+    let kernel = Kernel::open(&config.pin_dir, Sizes::new(config.flow_table, backends, config.snat.ports))?;
     let (pin_dir, adopted) = (config.pin_dir.clone(), kernel.adopted());
     let started = join(kernel, socket, listener, config, source, &links).await;
     if started.is_err() && !adopted {
@@ -142,7 +142,7 @@ fn adopted(kernel: &mut Kernel) -> Result<Adopted, RunError> {
             address: known.address(),
             port: known.port(),
             accepts_new: known.accepts_new(),
-            next_hop: known.next_hop(),
+            next_hop: kernel.tables().next_hop(id, &known),
         })
     });
     Ok(Adopted { services, backends: backends.collect() })

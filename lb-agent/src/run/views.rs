@@ -201,6 +201,7 @@ impl Agent {
         let old = &self.config;
         let fixed = [
             ("flow_table", old.flow_table != new.flow_table),
+            ("snat.ports", old.snat.ports != new.snat.ports),
             ("pin_dir", old.pin_dir != new.pin_dir),
             ("state_dir", old.state_dir != new.state_dir),
             ("api", old.api != new.api),

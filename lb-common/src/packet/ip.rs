@@ -59,6 +59,8 @@ pub trait Header: Copy {
     fn forward_from(self, source: Self::Address);
     /// One hop fewer, and another destination; header checksum kept.
     fn forward_to(self, destination: Self::Address);
+    /// One hop fewer, and two other ends; header checksum kept.
+    fn forward_between(self, source: Self::Address, destination: Self::Address);
     fn address_change(old: Self::Address, new: Self::Address) -> Change;
     fn flow_hash(
         key: &impl Key,
@@ -223,6 +225,14 @@ impl Header for Ipv4 {
     }
 
     #[inline(always)]
+    fn forward_between(self, source: u32, destination: u32) {
+        let change = Self::address_change(self.source(), source);
+        self.forward_with(change.plus(Self::address_change(self.destination(), destination)));
+        self.write_source(source);
+        self.write_destination(destination);
+    }
+
+    #[inline(always)]
     fn address_change(old: u32, new: u32) -> Change {
         Change::NONE.u32(old, new)
     }
@@ -347,6 +357,13 @@ impl Header for Ipv6 {
     #[inline(always)]
     fn forward_to(self, destination: [u32; 4]) {
         self.forward();
+        self.set_destination(destination);
+    }
+
+    #[inline(always)]
+    fn forward_between(self, source: [u32; 4], destination: [u32; 4]) {
+        self.forward();
+        self.set_source(source);
         self.set_destination(destination);
     }
 

@@ -1,7 +1,7 @@
 //! NAT on one packet: address, port, hop count, and the checksums that cover them.
 
 use super::ip::Header;
-use super::transport::Transport;
+use super::transport::{Transport, ports};
 use crate::checksum::Change;
 
 /// What the checksum of TCP, UDP or ICMP has to make up for. In two parts: as long as the kernel has yet to complete a checksum,
@@ -46,6 +46,19 @@ pub fn source<H: Header, T: Transport>(ip: H, transport: T, address: H::Address,
     let addresses = H::address_change(ip.source(), address);
     ip.forward_from(address);
     Rewritten { addresses, rest: transport.set_source_port(port) }
+}
+
+/// Both ends become others: `source` and `destination` are address and port. What the transport's checksum covers has changed.
+#[inline(always)]
+pub fn both<H: Header, T: Transport>(
+    ip: H,
+    transport: T,
+    source: (H::Address, u16),
+    destination: (H::Address, u16),
+) -> Rewritten {
+    let addresses = H::address_change(ip.source(), source.0).plus(H::address_change(ip.destination(), destination.0));
+    ip.forward_between(source.0, destination.0);
+    Rewritten { addresses, rest: transport.set_ports(ports(source.1, destination.1)) }
 }
 
 #[cfg(test)]

@@ -53,6 +53,9 @@ pub trait Transport: Summed {
     fn set_source_port(self, port: u16) -> Change;
     #[must_use]
     fn set_destination_port(self, port: u16) -> Change;
+    /// Both, as [`ports`] gives them.
+    #[must_use]
+    fn set_ports(self, ports: u32) -> Change;
 }
 
 macro_rules! common {
@@ -89,6 +92,13 @@ macro_rules! common {
         fn set_destination_port(self, port: u16) -> Change {
             let change = Change::NONE.u16(self.destination_port(), port);
             self.0.set_u16::<2>(port);
+            change
+        }
+
+        #[inline(always)]
+        fn set_ports(self, ports: u32) -> Change {
+            let change = Change::NONE.u32(self.ports(), ports);
+            self.0.set_u32::<0>(ports);
             change
         }
     };

@@ -5,19 +5,23 @@
 use core::sync::atomic::AtomicUsize;
 
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::generated::bpf_jiffies64;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_jiffies64};
 use aya_ebpf::macros::btf_map;
 use lb_common::allowance::{Allowance, Answer};
 use lb_common::client_hop::{ClientHop, ClientHops};
 use lb_common::counters::BackendCounters;
 use lb_common::filter::{self, Filter, Of, bit_v4, bit_v6};
-use lb_common::flow::{BUCKET_ENTRIES, Bucket, TIME_MASK};
+use lb_common::flow::{BUCKET_ENTRIES, Bucket};
 use lb_common::hash::{KEY_WORDS, Key};
 use lb_common::limits::{EVENT_BYTES, MAX_SERVICE_ID, SLOTS, SLOTS_PER_BLOCK, slot_blocks};
-use lb_common::maps::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, KeyV4, KeyV6, MissingNeighbour, Service, SlotBlock};
+use lb_common::mapping::{self, BLOCK, Mapping};
+use lb_common::maps::{
+    BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, EndpointOwners, KeyV4, KeyV6, MissingNeighbour, Service, SlotBlock,
+};
 use lb_common::reason::{REASON_CAPACITY, Reason};
 use lb_ebpf::hook::Hook;
-use lb_ebpf::tables::Tables;
+use lb_ebpf::packet::{Verdict, refuse};
+use lb_ebpf::tables::{Stage, Tables};
 
 // Sizes marked "load" are set by the agent when it loads the object.
 
@@ -27,12 +31,12 @@ static SERVICES_V4: HashMap<KeyV4, Service, { MAX_SERVICE_ID as usize }> = HashM
 #[btf_map]
 static SERVICES_V6: HashMap<KeyV6, Service, { MAX_SERVICE_ID as usize }> = HashMap::new();
 
-/// Backend number by the backend's address. Load.
+/// Backend numbers by the backend's address. Load.
 #[btf_map]
-static ENDPOINTS_V4: HashMap<KeyV4, u32, 1024> = HashMap::new();
+static ENDPOINTS_V4: HashMap<KeyV4, EndpointOwners, 1024> = HashMap::new();
 
 #[btf_map]
-static ENDPOINTS_V6: HashMap<KeyV6, u32, 1024> = HashMap::new();
+static ENDPOINTS_V6: HashMap<KeyV6, EndpointOwners, 1024> = HashMap::new();
 
 /// By [`Of`], asked before the maps above.
 #[btf_map]
@@ -47,6 +51,12 @@ static BACKENDS: Array<Backend, 1024, { BPF_F_MMAPABLE as usize }> = Array::new(
 static SLOT_TABLES: ArrayOfMaps<SlotTable, { MAX_SERVICE_ID as usize + 1 }> = ArrayOfMaps::new();
 
 type SlotTable = Array<SlotBlock, { slot_blocks(SLOTS) as usize }, { (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize }>;
+
+/// By backend number; those of one endpoint share a pool, and only `snat` has any. Load.
+#[btf_map]
+static PORT_POOLS: ArrayOfMaps<PortPool, 1024> = ArrayOfMaps::new();
+
+type PortPool = Array<mapping::Block, 2, { (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize }>;
 
 /// Mapped: buckets on cache lines, and the agent reads it without system calls. Load.
 #[btf_map]
@@ -85,6 +95,17 @@ static BUCKET_MASK: u32 = 0;
 #[unsafe(no_mangle)]
 static TIME_SHIFT: u32 = 0;
 
+/// Source ports that flows are lent: the first one, and how many.
+#[unsafe(no_mangle)]
+static FIRST_PORT: u32 = 0;
+
+#[unsafe(no_mangle)]
+static PORTS: u32 = 0;
+
+/// That there may be on this host.
+#[unsafe(no_mangle)]
+static PROCESSORS: u32 = 0;
+
 /// Always zero, but it could be written, so that neither compiler nor verifier can know.
 #[unsafe(no_mangle)]
 static NOTHING: AtomicUsize = AtomicUsize::new(0);
@@ -100,7 +121,7 @@ fn constant<T: Copy>(place: &T) -> T {
 pub(super) fn now() -> u32 {
     // SAFETY: a helper without arguments.
     let jiffies = unsafe { bpf_jiffies64() };
-    (jiffies >> constant(&TIME_SHIFT)) as u32 & TIME_MASK
+    (jiffies >> constant(&TIME_SHIFT)) as u32
 }
 
 #[inline(always)]
@@ -115,6 +136,22 @@ impl Key for SecretKey {
     fn word(&self, index: usize) -> u32 {
         constant(&HASH_KEY[index])
     }
+}
+
+/// The compiler has no atomic operations for this target, the kernel has had them since Linux 5.12.
+#[inline(always)]
+fn compare_and_swap(place: &u64, old: u64, new: u64) -> bool {
+    let mut found = old;
+    // SAFETY: `place` is an aligned word of a map that programs may write, and everybody who shares it uses whole words.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64({place} + 0, r0, {new})",
+            place = in(reg) core::ptr::from_ref(place),
+            new = in(reg) new,
+            inout("r0") found,
+        );
+    }
+    found == old
 }
 
 /// The maps as packets see them at a hook.
@@ -154,21 +191,21 @@ impl<H: Hook> Tables for Live<H> {
     }
 
     #[inline(always)]
-    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<u32> {
+    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners> {
         if !may_have(Of::Endpoints, bit_v4(address, port)) {
             return None;
         }
-        // SAFETY: as above; the value is one word.
-        unsafe { ENDPOINTS_V4.get(&KeyV4 { address, port, protocol, zero: 0 }).copied() }
+        // SAFETY: as above.
+        unsafe { ENDPOINTS_V4.get(&KeyV4 { address, port, protocol, zero: 0 }) }
     }
 
     #[inline(always)]
-    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<u32> {
+    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners> {
         if !may_have(Of::Endpoints, bit_v6(address, port)) {
             return None;
         }
         // SAFETY: as above.
-        unsafe { ENDPOINTS_V6.get(&KeyV6 { address, port, protocol, zero: 0 }).copied() }
+        unsafe { ENDPOINTS_V6.get(&KeyV6 { address, port, protocol, zero: 0 }) }
     }
 
     #[inline(always)]
@@ -209,6 +246,48 @@ impl<H: Hook> Tables for Live<H> {
     #[inline(always)]
     fn now(&self) -> u32 {
         now()
+    }
+
+    #[inline(always)]
+    fn ports(&self) -> (u16, u32) {
+        (constant(&FIRST_PORT) as u16, constant(&PORTS))
+    }
+
+    #[inline(always)]
+    fn port_block(&self, backend: u32, block: u32) -> Option<&[Mapping; BLOCK]> {
+        PORT_POOLS.get_value(backend, &block).map(|block| &block.0)
+    }
+
+    #[inline(always)]
+    fn claim(&self, mapping: &Mapping, old: u64, new: u64) -> bool {
+        compare_and_swap(&mapping.control, old, new)
+    }
+
+    #[inline(always)]
+    fn lend(&self, mapping: &Mapping, address: [u32; 4], port: u16) {
+        let place = core::ptr::from_ref(mapping).cast_mut();
+        // SAFETY: `mapping` lies in a map that programs may write, and nobody else writes what this one has claimed.
+        unsafe {
+            let words = (&raw mut (*place).address).cast::<u32>();
+            let mut word = 0;
+            while word < 4 {
+                words.add(word).write_volatile(address[word]);
+                word += 1;
+            }
+            (&raw mut (*place).port).write_volatile(port);
+        }
+    }
+
+    #[inline(always)]
+    fn processor(&self) -> (u32, u32) {
+        // SAFETY: a helper without arguments.
+        (unsafe { bpf_get_smp_processor_id() }, constant(&PROCESSORS))
+    }
+
+    #[inline(always)]
+    fn hand_over(&self, stage: Stage) -> Verdict {
+        self.0.hand_over(stage);
+        refuse(self, Reason::MapMiss)
     }
 
     #[inline(always)]
@@ -296,12 +375,12 @@ impl<H: Hook> Tables for DryRun<H> {
     }
 
     #[inline(always)]
-    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<u32> {
+    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners> {
         self.0.endpoint_v4(address, port, protocol)
     }
 
     #[inline(always)]
-    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<u32> {
+    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners> {
         self.0.endpoint_v6(address, port, protocol)
     }
 
@@ -337,6 +416,34 @@ impl<H: Hook> Tables for DryRun<H> {
     #[inline(always)]
     fn now(&self) -> u32 {
         self.0.now()
+    }
+
+    #[inline(always)]
+    fn ports(&self) -> (u16, u32) {
+        self.0.ports()
+    }
+
+    #[inline(always)]
+    fn port_block(&self, backend: u32, block: u32) -> Option<&[Mapping; BLOCK]> {
+        self.0.port_block(backend, block)
+    }
+
+    #[inline(always)]
+    fn claim(&self, _: &Mapping, _: u64, _: u64) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn lend(&self, _: &Mapping, _: [u32; 4], _: u16) {}
+
+    #[inline(always)]
+    fn processor(&self) -> (u32, u32) {
+        self.0.processor()
+    }
+
+    #[inline(always)]
+    fn hand_over(&self, _: Stage) -> Verdict {
+        Verdict::Pass
     }
 
     #[inline(always)]

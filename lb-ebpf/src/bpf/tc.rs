@@ -6,10 +6,14 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
 };
+use aya_ebpf::btf_maps::ProgramArray;
 use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
 };
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::TcContext;
 use lb_common::checksum::Change;
+use lb_common::maps::STAGE_CAPACITY;
 use lb_common::packet::ETHERNET;
 use lb_common::packet::cursor::{Cursor, Window};
 use lb_common::packet::ip::Header;
@@ -18,9 +22,13 @@ use lb_common::packet::reset::RESET_LENGTH;
 use lb_common::packet::rewrite::{Rewritten, Summed};
 use lb_common::packet::transport::Tcp;
 use lb_ebpf::hook::{Hook, Kept, Quoted, has_headers, transport_checksum};
-use lb_ebpf::tables::{Hop, HopQuery};
+use lb_ebpf::tables::{Hop, HopQuery, Stage};
 
 use super::fib;
+
+/// Programs that this one goes on in.
+#[btf_map]
+static STAGES_TC: ProgramArray<STAGE_CAPACITY> = ProgramArray::new();
 
 /// More than the longest chain of headers that the steps look at: tags, an ICMP error, and what it quotes.
 const HEADERS: u32 = 256;
@@ -55,8 +63,10 @@ impl TcHook {
 
     #[inline(always)]
     pub(super) fn ifindex(&self) -> u32 {
+        // Volatile, or the compiler may load this and a backend's with one instruction, by whichever pointer it is: of the
+        // context the verifier allows only loads at fixed places.
         // SAFETY: as above.
-        unsafe { (*self.0).ifindex }
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).ifindex) }
     }
 
     /// Changes a checksum by `change`, as the kernel knows it: complete, to be completed, or none.
@@ -146,6 +156,12 @@ impl Hook for TcHook {
     fn has_hidden_tag(&self) -> bool {
         // SAFETY: as above.
         unsafe { (*self.0).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn hand_over(&self, stage: Stage) {
+        // SAFETY: the context of this program, for a program of the same kind.
+        unsafe { STAGES_TC.tail_call(&TcContext::new(self.0), stage as u32) };
     }
 
     #[inline(always)]

@@ -1,7 +1,11 @@
 //! XDP: a frame in the driver's memory. It is what it looks like.
 
 use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::btf_maps::ProgramArray;
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::XdpContext;
+use lb_common::maps::STAGE_CAPACITY;
 use lb_common::packet::ETHERNET;
 use lb_common::packet::cursor::Cursor;
 use lb_common::packet::ip::Header;
@@ -9,9 +13,13 @@ use lb_common::packet::outer::{Outer, UDP_LENGTH};
 use lb_common::packet::reset::RESET_LENGTH;
 use lb_common::packet::rewrite::{Rewritten, Summed};
 use lb_ebpf::hook::{Hook, Kept, Quoted};
-use lb_ebpf::tables::{Hop, HopQuery};
+use lb_ebpf::tables::{Hop, HopQuery, Stage};
 
 use super::fib;
+
+/// Programs that this one goes on in.
+#[btf_map]
+static STAGES: ProgramArray<STAGE_CAPACITY> = ProgramArray::new();
 
 #[derive(Clone, Copy)]
 pub(super) struct XdpHook(pub(super) *mut xdp_md);
@@ -63,6 +71,12 @@ impl Hook for XdpHook {
     #[inline(always)]
     fn has_hidden_tag(&self) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn hand_over(&self, stage: Stage) {
+        // SAFETY: the context of this program, for a program of the same kind.
+        unsafe { STAGES.tail_call(&XdpContext::new(self.0), stage as u32) };
     }
 
     #[inline(always)]

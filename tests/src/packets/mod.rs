@@ -10,6 +10,7 @@ pub mod mutate;
 pub mod plan;
 pub mod reference;
 pub mod row;
+pub mod shared;
 mod snapshot;
 pub mod world;
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_agent::dataplane::kernel::{self, Endpoint, Events, Hook, Kernel, Missing, Sizes, flow_hash};
+use lb_agent::model::config::Ports;
 use lb_agent::model::pool::{NextHop, ServiceAddress};
 use lb_common::counters::BackendCounters;
 use lb_common::flow::{self, FlowEntry, TIME_MASK};
@@ -108,6 +109,9 @@ fn device(link: Link) -> String {
     }
 }
 
+/// Source ports that flows are lent: few, and not a whole number of blocks.
+pub const PORTS: Ports = Ports { first: 40_000, last: 40_099 };
+
 /// That of links for large frames.
 const WIDE_MTU: u32 = 9000;
 
@@ -118,7 +122,7 @@ pub fn taken(backends: &[u16]) -> Vec<Slot> {
 
 impl World {
     fn open(pin_dir: &Path) -> Result<Self> {
-        let kernel = Kernel::open(pin_dir, Sizes::new(MIN_FLOW_ENTRIES, usize::from(BACKEND_NUMBERS.end)))?;
+        let kernel = Kernel::open(pin_dir, Sizes::new(MIN_FLOW_ENTRIES, usize::from(BACKEND_NUMBERS.end), PORTS))?;
         let (loopback, links) = links()?;
         let (flows, answers, events) = (FlowTable::open(pin_dir)?, Answers::open(pin_dir)?, kernel.events()?);
         let mut world =

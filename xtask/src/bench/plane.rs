@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use lb_agent::dataplane::kernel::{Endpoint, Kernel, Sizes};
-use lb_agent::model::config::Protocol;
+use lb_agent::model::config::{Ports, Protocol};
 use lb_agent::model::pool::{NextHop, ServiceAddress};
 use lb_common::counters::BackendCounters;
 use lb_common::limits::SLOTS;
@@ -93,7 +93,7 @@ impl Plane {
     /// Must be called in the namespace whose routes replies take; `outside` is another interface than `lo` there.
     pub(super) fn open(directory: &Path, table: Table, outside: u32) -> Result<Self> {
         let backends: u16 = entries().map(|entry| entry.service.backends()).sum();
-        let sizes = Sizes::new(table.entries(), usize::from(backends));
+        let sizes = Sizes::new(table.entries(), usize::from(backends), Ports::DEFAULT);
         let mut kernel = Kernel::open(directory, sizes).context("loading the data plane")?;
         for entry in entries() {
             let vip = ServiceAddress { vip: entry.vip().ip(), port: entry.vip().port(), protocol: entry.protocol };

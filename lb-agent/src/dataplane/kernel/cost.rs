@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::error::KernelError;
 use super::object::{self, Sizes};
 use super::pins::Meta;
+use crate::model::config::Ports;
 
 /// All that changes a program when it is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -25,19 +26,23 @@ pub struct Configuration {
     pub jiffies_per_second: u32,
     /// The flow hash's key follows from it: this byte, 32 times.
     pub seed: u8,
+    pub ports: Ports,
 }
 
 impl Configuration {
     /// Every combination of the least, the usual and the largest tables, of every shift that a kernel's HZ leads to, and of
-    /// two hash keys. A constant that is new to the programs belongs here.
+    /// two hash keys and pools of ports. A constant that is new to the programs belongs here.
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for flow_entries in [MIN_FLOW_ENTRIES, DEFAULT_FLOW_ENTRIES, MAX_FLOW_ENTRIES] {
-            for backend_capacity in [Sizes::new(flow_entries, 0).backend_capacity, u32::from(MAX_BACKEND_ID) + 1] {
+            for backend_capacity in
+                [Sizes::new(flow_entries, 0, Ports::DEFAULT).backend_capacity, u32::from(MAX_BACKEND_ID) + 1]
+            {
                 // One jiffy a second: the clock is measured with that. 300 has the shift of 250.
                 for jiffies_per_second in [1, 100, 250, 1000] {
-                    let of_seed = |seed| Self { flow_entries, backend_capacity, jiffies_per_second, seed };
-                    all.extend([0, 0xff].map(of_seed));
+                    // With each key another pool of ports: the usual one, and one that ends within a block.
+                    let of = |(seed, ports)| Self { flow_entries, backend_capacity, jiffies_per_second, seed, ports };
+                    all.extend([(0, Ports::DEFAULT), (0xff, Ports { first: 40_000, last: 40_099 })].map(of));
                 }
             }
         }
@@ -48,15 +53,24 @@ impl Configuration {
 impl Default for Configuration {
     /// What a minimal configuration file gives on most kernels.
     fn default() -> Self {
-        let backend_capacity = Sizes::new(DEFAULT_FLOW_ENTRIES, 1).backend_capacity;
-        Self { flow_entries: DEFAULT_FLOW_ENTRIES, backend_capacity, jiffies_per_second: 250, seed: 0 }
+        let backend_capacity = Sizes::new(DEFAULT_FLOW_ENTRIES, 1, Ports::DEFAULT).backend_capacity;
+        Self {
+            flow_entries: DEFAULT_FLOW_ENTRIES,
+            backend_capacity,
+            jiffies_per_second: 250,
+            seed: 0,
+            ports: Ports::DEFAULT,
+        }
     }
 }
 
 impl Display for Configuration {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { flow_entries, backend_capacity, jiffies_per_second, seed } = self;
-        write!(f, "{flow_entries} flows, {backend_capacity} backends, {jiffies_per_second} Hz, key {seed}")
+        let Self { flow_entries, backend_capacity, jiffies_per_second, seed, ports } = self;
+        write!(
+            f,
+            "{flow_entries} flows, {backend_capacity} backends, {jiffies_per_second} Hz, key {seed}, ports {ports}"
+        )
     }
 }
 
@@ -79,8 +93,8 @@ pub struct Cost {
 /// # Errors
 /// When the kernel refuses a program; the error names it.
 pub fn costs(configuration: Configuration) -> Result<Vec<Cost>, KernelError> {
-    let Configuration { flow_entries, backend_capacity, jiffies_per_second, seed } = configuration;
-    let sizes = Sizes { flow_entries, backends_needed: 0, backend_capacity };
+    let Configuration { flow_entries, backend_capacity, jiffies_per_second, seed, ports } = configuration;
+    let sizes = Sizes { flow_entries, backends_needed: 0, backend_capacity, ports };
     let meta = Meta::of_seed([seed; 32], sizes, object::digest(), jiffies_per_second)?;
     let loaded = object::load(&meta, None)?;
     let mut costs = Vec::new();

@@ -7,6 +7,8 @@ use aya::maps::MapError;
 use aya::programs::ProgramError;
 use thiserror::Error;
 
+use crate::model::config::Ports;
+
 #[derive(Debug, Error)]
 pub enum KernelError {
     #[error("{0} is not on a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf")]
@@ -23,6 +25,10 @@ pub enum KernelError {
         "{path} holds a data plane for {is} backends, the configuration needs {asked}; remove it first (connections lose their place): lb-agent unload"
     )]
     BackendCapacity { path: PathBuf, is: u32, asked: u32 },
+    #[error(
+        "{path} holds a data plane that lends the ports {is}, the configuration asks for {asked}; either set snat.ports to {is}, or remove it first (connections lose their place): lb-agent unload"
+    )]
+    Ports { path: PathBuf, is: Ports, asked: Ports },
     #[error(
         "{0} holds the data plane of another network namespace; use another pin_dir, or remove it there: lb-agent unload"
     )]

@@ -8,6 +8,7 @@ mod client_hops;
 mod cost;
 mod counters;
 mod decap;
+mod endpoints;
 mod error;
 mod events;
 mod filters;
@@ -16,6 +17,7 @@ mod keys;
 mod mapped;
 mod object;
 mod pins;
+mod ports;
 mod questions;
 mod tables;
 

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aya::maps::ProgramArray;
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use lb_common::flow::BUCKET_ENTRIES;
 use lb_common::maps;
@@ -14,12 +16,20 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{KernelError, chain, is_denied};
 use super::pins::{Meta, Pins, pin_error};
+use crate::model::config::Ports;
 
 pub(super) const BALANCE: &str = "balance";
 pub(super) const BALANCE_TC: &str = "balance_tc";
 pub(super) const ROUTE: &str = "route";
 pub(super) const CLOCK: &str = "clock";
-const PROGRAMS: [&str; 4] = [BALANCE, BALANCE_TC, ROUTE, CLOCK];
+/// Those that a balancing program goes on in: the map, the place in it.
+const STAGES: [(&str, &str, u32); 4] = [
+    ("lend", maps::STAGES, maps::LEND),
+    ("share", maps::STAGES, maps::SHARE),
+    ("lend_tc", maps::STAGES_TC, maps::LEND),
+    ("share_tc", maps::STAGES_TC, maps::SHARE),
+];
+const PROGRAMS: [&str; 8] = [BALANCE, BALANCE_TC, ROUTE, CLOCK, STAGES[0].0, STAGES[1].0, STAGES[2].0, STAGES[3].0];
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
 
@@ -31,14 +41,16 @@ pub struct Sizes {
     pub backends_needed: u32,
     /// Room for them, with what later reloads may add.
     pub backend_capacity: u32,
+    /// Source ports that flows are lent.
+    pub ports: Ports,
 }
 
 impl Sizes {
     /// Room for four times as many backends as there are, so that reloads seldom meet the end of it.
-    pub fn new(flow_entries: u32, backends: usize) -> Self {
+    pub fn new(flow_entries: u32, backends: usize, ports: Ports) -> Self {
         let needed = u32::try_from(backends).unwrap_or(u32::MAX).saturating_add(1);
         let capacity = needed.saturating_mul(4).clamp(1024, u32::from(lb_common::limits::MAX_BACKEND_ID) + 1);
-        Self { flow_entries, backends_needed: needed, backend_capacity: capacity.next_power_of_two() }
+        Self { flow_entries, backends_needed: needed, backend_capacity: capacity.next_power_of_two(), ports }
     }
 }
 
@@ -91,14 +103,20 @@ pub(super) fn load(meta: &Meta, onto: Option<&Pins>) -> Result<Ebpf, KernelError
     let key = meta.hash_key();
     let buckets = meta.flow_entries / BUCKET_ENTRIES as u32;
     let mask = buckets - 1;
+    let (first_port, ports) = (u32::from(meta.ports().first), meta.ports().count());
+    let processors = u32::try_from(nr_cpus().map_err(|(what, error)| KernelError::io(what)(error))?).unwrap_or(1);
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global(maps::HASH_KEY, key.as_slice(), true)
         .override_global(maps::BUCKET_MASK, &mask, true)
         .override_global(maps::TIME_SHIFT, &meta.time_shift, true)
+        .override_global(maps::FIRST_PORT, &first_port, true)
+        .override_global(maps::PORTS, &ports, true)
+        .override_global(maps::PROCESSORS, &processors, true)
         .map_max_entries(maps::FLOWS, buckets);
-    for name in [maps::BACKENDS, maps::BACKEND_COUNTERS, maps::ENDPOINTS_V4, maps::ENDPOINTS_V6] {
+    let by_backend = [maps::BACKENDS, maps::BACKEND_COUNTERS, maps::ENDPOINTS_V4, maps::ENDPOINTS_V6, maps::PORT_POOLS];
+    for name in by_backend {
         loader.map_max_entries(name, meta.backend_capacity);
     }
     if let Some(pins) = onto {
@@ -113,6 +131,13 @@ pub(super) fn load(meta: &Meta, onto: Option<&Pins>) -> Result<Ebpf, KernelError
             program => <&mut Xdp>::try_from(program).and_then(Xdp::load),
         }
         .map_err(|error| rejected(name, error))?;
+    }
+    for (name, map, place) in STAGES {
+        let stage = any_program(&mut object, name)?.fd().map_err(KernelError::program(name))?;
+        let stage = stage.try_clone().map_err(KernelError::io("copy a program's descriptor"))?;
+        let stages = object.map_mut(map).ok_or_else(|| missing(map))?;
+        let mut stages = ProgramArray::try_from(stages).map_err(KernelError::map(map))?;
+        stages.set(place, &stage, 0).map_err(KernelError::map(map))?;
     }
     Ok(object)
 }
@@ -167,7 +192,7 @@ pub(super) fn rejected(name: &'static str, error: ProgramError) -> KernelError {
 /// The kernel does not say what its HZ is; a program that returns jiffies does, run twice.
 fn measure_jiffies_per_second() -> Result<u32, KernelError> {
     const COMMON: [u32; 4] = [100, 250, 300, 1000];
-    let sizes = Sizes::new(lb_common::limits::MIN_FLOW_ENTRIES, 0);
+    let sizes = Sizes::new(lb_common::limits::MIN_FLOW_ENTRIES, 0, Ports::DEFAULT);
     // One jiffy a second: no shift, so the program returns jiffies themselves (12 bits of them).
     let mut object = load(&Meta::new(sizes, digest(), 1)?, None)?;
     let clock: &mut Xdp = program(&mut object, CLOCK)?;
@@ -203,8 +228,7 @@ mod tests {
 
     #[test]
     fn there_is_room_to_grow() {
-        assert_eq!(Sizes::new(1024, 3).backend_capacity, 1024);
-        assert_eq!(Sizes::new(1024, 1000).backend_capacity, 4096);
-        assert_eq!(Sizes::new(1024, 32_767).backend_capacity, 32_768);
+        let capacity = |backends| Sizes::new(1024, backends, Ports::DEFAULT).backend_capacity;
+        assert_eq!((capacity(3), capacity(1000), capacity(32_767)), (1024, 4096, 32_768));
     }
 }

@@ -27,6 +27,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::error::KernelError;
 use super::object::Sizes;
+use crate::model::config::Ports;
 use crate::os::host::on_bpffs;
 
 const META: &str = "META";
@@ -187,6 +188,8 @@ pub(super) struct Meta {
     pub(super) jiffies_per_second: u32,
     /// Jiffies are shifted by this to give the flow entries' unit of time.
     pub(super) time_shift: u32,
+    first_port: u32,
+    last_port: u32,
 }
 
 impl Meta {
@@ -211,6 +214,8 @@ impl Meta {
             backend_capacity: sizes.backend_capacity,
             jiffies_per_second,
             time_shift: time_shift(jiffies_per_second),
+            first_port: sizes.ports.first.into(),
+            last_port: sizes.ports.last.into(),
         })
     }
 
@@ -226,7 +231,15 @@ impl Meta {
             let (is, asked) = (self.backend_capacity, sizes.backends_needed);
             return Err(KernelError::BackendCapacity { path: path(), is, asked });
         }
+        if self.ports() != sizes.ports {
+            return Err(KernelError::Ports { path: path(), is: self.ports(), asked: sizes.ports });
+        }
         Ok(())
+    }
+
+    /// Source ports that flows are lent.
+    pub(super) fn ports(&self) -> Ports {
+        Ports { first: self.first_port as u16, last: self.last_port as u16 }
     }
 
     pub(super) fn hash_key(&self) -> [u32; KEY_WORDS] {
@@ -335,6 +348,8 @@ mod tests {
             backend_capacity: 0,
             jiffies_per_second: 250,
             time_shift: 8,
+            first_port: 1,
+            last_port: 1,
         };
         assert_ne!(meta(1).hash_key(), meta(2).hash_key());
         assert_ne!(meta(1).slot_seed(), meta(2).slot_seed());

@@ -12,24 +12,24 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError};
 use lb_common::filter::Of;
 use lb_common::limits::{SLOTS_PER_BLOCK, slot_blocks};
 use lb_common::maps::{self, BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, KeyV4, KeyV6, Service, SlotBlock};
-use lb_common::mode::{Forwarding, ServiceMode};
+use lb_common::mode::{Forwarding, ServiceMode, Tracking};
 use lb_common::packet::ip::UDP;
 use lb_common::slot::Slot;
 use zerocopy::transmute;
 
+use super::endpoints::{Endpoints, Member};
 use super::error::KernelError;
 use super::filters::Filters;
 use super::keys::{Key, from_words, key, keys, protocol_number, raw_v4, raw_v6, to_words, vip_of};
 use super::mapped::Mapped;
 use super::pins::{Meta, Pins};
+use super::ports::Pools;
 use crate::model::config::Protocol;
 use crate::model::pool::{NextHop, ServiceAddress};
 
 type Block = [u8; size_of::<SlotBlock>()];
 type ServiceMapV4 = HashMap<MapData, [u8; 8], [u8; 8]>;
 type ServiceMapV6 = HashMap<MapData, [u8; 20], [u8; 8]>;
-type EndpointMapV4 = HashMap<MapData, [u8; 8], u32>;
-type EndpointMapV6 = HashMap<MapData, [u8; 20], u32>;
 
 const BACKEND_WORDS: usize = size_of::<Backend>() / 8;
 /// Word of a [`Backend`] that holds interface, service and flags.
@@ -52,9 +52,9 @@ pub struct Endpoint {
 pub struct Tables {
     services_v4: ServiceMapV4,
     services_v6: ServiceMapV6,
-    endpoints_v4: EndpointMapV4,
-    endpoints_v6: EndpointMapV6,
+    endpoints: Endpoints,
     filters: Filters,
+    pools: Pools,
     backends: Mapped,
     slot_tables: ArrayOfMaps<MapData, Array<MapData, Block>>,
     /// The same map once more: read this way it gives file descriptors, which aya's typed arrays keep to themselves.
@@ -70,17 +70,15 @@ impl Tables {
         let bytes = meta.backend_capacity as usize * size_of::<Backend>();
         let services_v4: ServiceMapV4 = typed(pins, maps::SERVICES_V4)?;
         let services_v6: ServiceMapV6 = typed(pins, maps::SERVICES_V6)?;
-        let endpoints_v4: EndpointMapV4 = typed(pins, maps::ENDPOINTS_V4)?;
-        let endpoints_v6: EndpointMapV6 = typed(pins, maps::ENDPOINTS_V6)?;
+        let endpoints = Endpoints::open(pins)?;
         let services = keys(services_v4.keys(), services_v6.keys()).map_err(KernelError::map("services"))?;
-        let endpoints = keys(endpoints_v4.keys(), endpoints_v6.keys()).map_err(KernelError::map("endpoints"))?;
-        let filters = Filters::open(pins, &services, &endpoints)?;
+        let filters = Filters::open(pins, &services, &endpoints.keys()?)?;
         Ok(Self {
             filters,
             services_v4,
             services_v6,
-            endpoints_v4,
-            endpoints_v6,
+            endpoints,
+            pools: Pools::open(pins, meta)?,
             backends: Mapped::new(backends.fd().as_fd(), bytes).map_err(KernelError::io("map the backends"))?,
             slot_tables: typed(pins, maps::SLOT_TABLES)?,
             slot_table_maps: typed(pins, maps::SLOT_TABLES)?,
@@ -217,14 +215,11 @@ impl Tables {
 
     /// Backends that the kernel knows, by number.
     pub fn backends(&self) -> Vec<(u16, KnownBackend)> {
-        let words = self.backends.words64().chunks_exact(BACKEND_WORDS).enumerate().skip(1);
-        words
-            .filter_map(|(id, words)| {
-                let words: [u64; BACKEND_WORDS] = std::array::from_fn(|word| words[word].load(Ordering::Relaxed));
-                let backend: Backend = transmute!(words);
-                (backend.service != 0).then_some((u16::try_from(id).ok()?, KnownBackend(backend)))
-            })
-            .collect()
+        let known = (1..self.capacity).filter_map(|id| {
+            let id = u16::try_from(id).ok()?;
+            Some((id, KnownBackend(read_backend(&self.backends, id))))
+        });
+        known.filter(|(_, known)| known.service() != 0).collect()
     }
 
     /// # Errors
@@ -233,31 +228,24 @@ impl Tables {
         if u32::from(id) >= self.capacity {
             return Err(KernelError::NoRoom { id, capacity: self.capacity });
         }
-        self.write_backend(id, encode(endpoint));
         let own = ServiceAddress { vip: endpoint.address, port: endpoint.port, protocol: endpoint.vip.protocol };
-        let number = u32::from(id);
+        let has_ports = endpoint.mode.forwarding() == Forwarding::Snat;
+        // Ports are there before a packet asks for one.
+        match endpoint.next_hop.and_then(|hop| hop.source) {
+            _ if !has_ports => self.pools.give_up(id)?,
+            Some(source) => self.pools.provide(id, source, self.endpoints.with_ports(own, id))?,
+            None => {}
+        }
+        self.write_backend(id, encode(endpoint));
         if !endpoint.mode.forwarding().answers_pass() {
             // What the backend sends under its own address is its own. The service may have been of another kind before.
-            return self.remove_endpoint(own, number);
+            return self.endpoints.leave(own, id, &mut self.filters);
         }
-        // An endpoint that moved to another service has two numbers while the old one drains: replies belong to the new.
-        let may_take = |holder: Option<u32>| endpoint.accepts_new || holder.is_none_or(|holder| holder == number);
-        let key = key(own);
-        let holder = self.endpoint(&key);
-        if !may_take(holder) {
-            return Ok(());
-        }
-        if holder.is_none() {
-            self.filters.enter(Of::Endpoints, &key);
-        }
-        match key {
-            Key::V4(key) => {
-                self.endpoints_v4.insert(raw_v4(key), number, 0).map_err(KernelError::map(maps::ENDPOINTS_V4))
-            }
-            Key::V6(key) => {
-                self.endpoints_v6.insert(raw_v6(key), number, 0).map_err(KernelError::map(maps::ENDPOINTS_V6))
-            }
-        }
+        let recorded = endpoint.mode.tracking() == Tracking::Full;
+        let member = Member { number: id, accepts_new: endpoint.accepts_new, recorded, has_ports };
+        let backends = &self.backends;
+        let is_recorded = |other| read_backend(backends, other).mode().tracking() == Tracking::Full;
+        self.endpoints.join(own, member, is_recorded, &mut self.filters)
     }
 
     /// # Errors
@@ -267,34 +255,23 @@ impl Tables {
             return Ok(());
         };
         if let Some(own) = vip_of(known.address(), known.0.port, known.0.protocol) {
-            self.remove_endpoint(own, u32::from(id))?;
+            self.endpoints.leave(own, id, &mut self.filters)?;
         }
         self.write_backend(id, Backend::default());
-        Ok(())
+        self.pools.give_up(id)
     }
 
-    /// The endpoint may belong to another number; then it stays.
-    fn remove_endpoint(&mut self, own: ServiceAddress, number: u32) -> Result<(), KernelError> {
-        let key = key(own);
-        if self.endpoint(&key) != Some(number) {
-            return Ok(());
-        }
-        let was_there = match &key {
-            Key::V4(key) => gone(self.endpoints_v4.remove(&raw_v4(*key)), maps::ENDPOINTS_V4)?,
-            Key::V6(key) => gone(self.endpoints_v6.remove(&raw_v6(*key)), maps::ENDPOINTS_V6)?,
-        };
-        if was_there {
-            self.filters.leave(Of::Endpoints, &key);
-        }
-        Ok(())
+    pub(super) fn pools(&self) -> &Pools {
+        &self.pools
     }
 
-    /// The number that replies of this endpoint belong to.
-    fn endpoint(&self, key: &Key) -> Option<u32> {
-        match key {
-            Key::V4(key) => self.endpoints_v4.get(&raw_v4(*key), 0).ok(),
-            Key::V6(key) => self.endpoints_v6.get(&raw_v6(*key), 0).ok(),
+    /// What packets know of the way to a backend.
+    pub fn next_hop(&self, id: u16, known: &KnownBackend) -> Option<NextHop> {
+        let mut hop = known.next_hop()?;
+        if known.mode().forwarding() == Forwarding::Snat {
+            hop.source = self.pools.source(id, known.address().is_ipv6());
         }
+        Some(hop)
     }
 
     fn write_backend(&self, id: u16, backend: Backend) {
@@ -314,6 +291,12 @@ impl Tables {
         }
         place[FLAGS_WORD].store(new[FLAGS_WORD], Ordering::Release);
     }
+}
+
+fn read_backend(backends: &Mapped, id: u16) -> Backend {
+    let words = &backends.words64()[usize::from(id) * BACKEND_WORDS..];
+    let words: [u64; BACKEND_WORDS] = std::array::from_fn(|word| words[word].load(Ordering::Relaxed));
+    transmute!(words)
 }
 
 /// A backend as it stands in the map.
@@ -351,7 +334,7 @@ impl KnownBackend {
     }
 
     /// Without what packets do not need to know.
-    pub fn next_hop(&self) -> Option<NextHop> {
+    fn next_hop(&self) -> Option<NextHop> {
         let own = || from_words(self.0.own, self.0.flags & Backend::IPV6 != 0);
         (self.0.flags & Backend::RESOLVED != 0).then(|| NextHop {
             ifindex: self.0.ifindex,
@@ -390,10 +373,11 @@ fn encode(endpoint: &Endpoint) -> Backend {
         ..Backend::default()
     };
     let Some(hop) = endpoint.next_hop else { return backend };
-    if encapsulates(endpoint.mode.forwarding()) {
-        // Without a source there is no outer header: as good as unresolved.
-        let Some(source) = hop.source else { return backend };
-        backend.own = to_words(source);
+    match (endpoint.mode.forwarding(), hop.source) {
+        // Without a source there is no outer header, and no port: as good as unresolved.
+        (Forwarding::Ipip | Forwarding::Gue | Forwarding::Snat, None) => return backend,
+        (Forwarding::Ipip | Forwarding::Gue, Some(source)) => backend.own = to_words(source),
+        _ => {}
     }
     backend.ifindex = hop.ifindex;
     backend.source_mac = hop.source_mac;
@@ -404,7 +388,7 @@ fn encode(endpoint: &Endpoint) -> Backend {
     backend
 }
 
-fn map_entries(map: &MapData) -> Result<u32, KernelError> {
+pub(super) fn map_entries(map: &MapData) -> Result<u32, KernelError> {
     Ok(map.info().map_err(KernelError::map(maps::SLOT_TABLES))?.max_entries())
 }
 
@@ -412,12 +396,12 @@ fn new_slot_table(slots: u32) -> Result<Array<MapData, Block>, KernelError> {
     Array::create(slot_blocks(slots), BPF_F_MMAPABLE | BPF_F_INNER_MAP).map_err(KernelError::map(maps::SLOT_TABLES))
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> Result<T, KernelError> {
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> Result<T, KernelError> {
     T::try_from(pins.map(name)?).map_err(KernelError::map(name))
 }
 
 /// Whether something was there to be removed.
-fn gone(result: Result<(), MapError>, name: &'static str) -> Result<bool, KernelError> {
+pub(super) fn gone(result: Result<(), MapError>, name: &'static str) -> Result<bool, KernelError> {
     match result {
         Ok(()) => Ok(true),
         Err(MapError::KeyNotFound) => Ok(false),

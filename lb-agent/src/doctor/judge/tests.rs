@@ -35,6 +35,7 @@ fn healthy() -> Facts {
         jit: Ok(1),
         unprivileged_bpf_disabled: Ok(2),
         on_bpffs: Ok(true),
+        lent: None,
         cpus: Ok(Cpus { online: 2, possible: 2 }),
         interfaces: vec![Interface {
             name: "lb0".into(),

@@ -81,6 +81,7 @@ fn config(services: impl IntoIterator<Item = Service>) -> Config {
         hook: Hook::Auto,
         xdp_mode: XdpMode::Native,
         flow_table: 1 << 20,
+        snat: Snat::default(),
         state_dir: "/var/lib/lb".into(),
         pin_dir: "/sys/fs/bpf/lb".into(),
         api: Api { socket: "/run/lb/agent.sock".into(), listen: None },
