@@ -44,6 +44,20 @@ impl FlowHash {
         Self(finish(key, sum))
     }
 
+    /// The same flow where all flows of a client are to share a slot: the half that the slot is made of comes from `client`, the
+    /// client's own hash. Two of its flows that fall on one bucket then share an entry, and have one backend anyway.
+    #[inline(always)]
+    pub const fn of_client(self, client: Self) -> Self {
+        Self(client.0 & !0xffff_ffff | self.0 & 0xffff_ffff)
+    }
+
+    /// Another slot than [`FlowHash::slot`], as good as independent of it.
+    #[inline(always)]
+    pub const fn second_slot(self, slots: u32) -> u32 {
+        // The bucket's half has its best bits above those that most tables use.
+        slot_of_tag((self.0 as u32).wrapping_mul(0x9e37_79b1), slots)
+    }
+
     /// What a flow entry keeps of the hash.
     #[inline(always)]
     pub const fn tag(self) -> u32 {

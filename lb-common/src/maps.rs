@@ -22,6 +22,8 @@ pub const PORT_POOLS: &str = "PORT_POOLS";
 pub const FLOWS: &str = "FLOWS";
 pub const CLIENT_HOPS: &str = "CLIENT_HOPS";
 pub const WANTED_HOPS: &str = "WANTED_HOPS";
+pub const LOADS: &str = "LOADS";
+pub const TURNS: &str = "TURNS";
 pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
 pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
 pub const STAGES: &str = "STAGES";
@@ -30,7 +32,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const ANSWERS: &str = "ANSWERS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const ALL: [&str; 17] = [
+pub const ALL: [&str; 19] = [
     SERVICES_V4,
     SERVICES_V6,
     ENDPOINTS_V4,
@@ -42,6 +44,8 @@ pub const ALL: [&str; 17] = [
     FLOWS,
     CLIENT_HOPS,
     WANTED_HOPS,
+    LOADS,
+    TURNS,
     BACKEND_COUNTERS,
     REASON_COUNTERS,
     STAGES,
@@ -156,6 +160,27 @@ impl EndpointOwners {
     pub const HAS_PORTS: u16 = 0x8000;
 }
 
+/// How busy a backend is, for schedulers that ask: active flows as of the agent's last sweep, with those that were opened and
+/// closed since. Packets of two processors may lose an update of each other's; the next sweep mends that.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+pub struct Load {
+    pub active: u32,
+    /// The backend's weight; 0 counts as 1.
+    pub weight: u32,
+}
+
+impl Load {
+    /// Whether it has fewer active flows for its weight.
+    #[inline(always)]
+    pub const fn is_lighter_than(self, other: Self) -> bool {
+        // One flow more on either side is what the choice is about.
+        (self.active as u64 + 1) * (other.weight as u64 + (other.weight == 0) as u64)
+            < (other.active as u64 + 1) * (self.weight as u64 + (self.weight == 0) as u64)
+    }
+}
+
 /// A cache line of slots.
 #[repr(C, align(64))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +209,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Backend, ifindex) == 48);
     assert!(size_of::<EndpointOwners>() == 16);
     assert!(MAX_BACKEND_ID & EndpointOwners::HAS_PORTS == 0);
+    assert!(size_of::<Load>() == 8);
     assert!(size_of::<SlotBlock>() == 64);
     assert!(size_of::<Bucket>() == 64);
     assert!(size_of::<MissingNeighbour>() == 24);

@@ -29,10 +29,27 @@ pub enum Forwarding {
     Gue = 4,
 }
 
+/// Which backend a new flow gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Scheduler {
+    /// That of the flow's slot.
+    Consistent = 0,
+    /// That of the next slot; the agent orders the table so that backends take turns.
+    RoundRobin = 1,
+    /// That of some slot.
+    Random = 2,
+    /// Of two slots' backends the one with fewer active flows for its weight (Mitzenmacher, "The power of two choices in randomized
+    /// load balancing", 2001).
+    LeastConnections = 3,
+}
+
 /// | bits | field |
 /// |---|---|
 /// | 0–1 | tracking |
 /// | 2–4 | forwarding |
+/// | 5–6 | scheduler |
+/// | 7 | client affinity |
 /// | 5–15 | zero |
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,6 +59,32 @@ pub struct ServiceMode(pub u16);
 impl ServiceMode {
     pub const fn new(tracking: Tracking, forwarding: Forwarding) -> Self {
         Self(tracking as u16 | (forwarding as u16) << 2)
+    }
+
+    #[must_use]
+    pub const fn with_scheduler(self, scheduler: Scheduler) -> Self {
+        Self(self.0 & !(3 << 5) | (scheduler as u16) << 5)
+    }
+
+    /// All flows of a client go to one backend.
+    #[must_use]
+    pub const fn with_client_affinity(self, on: bool) -> Self {
+        Self(self.0 & !(1 << 7) | (on as u16) << 7)
+    }
+
+    #[inline(always)]
+    pub const fn scheduler(self) -> Scheduler {
+        match self.0 >> 5 & 3 {
+            1 => Scheduler::RoundRobin,
+            2 => Scheduler::Random,
+            3 => Scheduler::LeastConnections,
+            _ => Scheduler::Consistent,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn has_client_affinity(self) -> bool {
+        self.0 >> 7 & 1 != 0
     }
 
     /// `Full` is 0, so that an unknown number remembers too much rather than too little.
@@ -88,8 +131,16 @@ mod tests {
     fn round_trip() {
         for tracking in [Tracking::Full, Tracking::Minimal, Tracking::Off] {
             for forwarding in [Forwarding::Nat, Forwarding::Snat, Forwarding::Dsr, Forwarding::Ipip, Forwarding::Gue] {
-                let mode = ServiceMode::new(tracking, forwarding);
-                assert_eq!((mode.tracking(), mode.forwarding()), (tracking, forwarding));
+                for scheduler in
+                    [Scheduler::Consistent, Scheduler::RoundRobin, Scheduler::Random, Scheduler::LeastConnections]
+                {
+                    for affinity in [false, true] {
+                        let mode = ServiceMode::new(tracking, forwarding);
+                        let mode = mode.with_client_affinity(affinity).with_scheduler(scheduler);
+                        assert_eq!((mode.tracking(), mode.forwarding()), (tracking, forwarding));
+                        assert_eq!((mode.scheduler(), mode.has_client_affinity()), (scheduler, affinity));
+                    }
+                }
             }
         }
     }

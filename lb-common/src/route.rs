@@ -14,6 +14,10 @@ pub enum Route {
     Chosen {
         backend: u16,
     },
+    /// A new flow: its service's scheduler decides when it comes, and not by what is known of it now.
+    Undetermined {
+        service: u16,
+    },
     Refused(Reason),
 }
 
@@ -26,6 +30,7 @@ impl Route {
             Self::Remembered { backend } => 1 << 16 | backend as u32,
             Self::Chosen { backend } => 2 << 16 | backend as u32,
             Self::Refused(reason) => 3 << 16 | reason as u32,
+            Self::Undetermined { service } => 4 << 16 | service as u32,
         }
     }
 
@@ -37,6 +42,7 @@ impl Route {
             1 => Some(Self::Remembered { backend: low as u16 }),
             2 => Some(Self::Chosen { backend: low as u16 }),
             3 => Reason::from_number(low).map(Self::Refused),
+            4 => Some(Self::Undetermined { service: low as u16 }),
             _ => None,
         }
     }
@@ -49,7 +55,9 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn round_trip(backend: u16) {
-            for route in [Route::Remembered { backend }, Route::Chosen { backend }] {
+            for route in
+                [Route::Remembered { backend }, Route::Chosen { backend }, Route::Undetermined { service: backend }]
+            {
                 assert_eq!(Route::unpack(route.pack()), Some(route));
             }
         }

@@ -11,6 +11,7 @@ use lb_common::mode::Tracking;
 use lb_common::reason::Reason;
 use lb_common::slot::{Slot, SlotState};
 
+use crate::scheduler::{self, By};
 use crate::tables::Tables;
 
 /// What the choice depends on.
@@ -20,6 +21,8 @@ pub(crate) struct Flow {
     pub(crate) flags: Flags,
     /// Its protocol marks the packet that opens a flow. Where it does not, any packet may be the first.
     pub(crate) has_opening: bool,
+    /// If nobody remembers it, it may be a new one.
+    pub(crate) may_be_new: bool,
 }
 
 /// Where a packet goes, and whether that was known before.
@@ -36,6 +39,8 @@ pub(crate) enum Source {
     FlowTable,
     /// The slot table said so.
     Slot,
+    /// Another packet might have got another backend.
+    Turn,
 }
 
 type Bucket = [u64; BUCKET_ENTRIES];
@@ -67,16 +72,22 @@ fn choose_recorded<'a, T: Tables>(tables: &'a T, service: &Service, flow: Flow) 
     {
         return Ok(choice);
     }
-    let choice = by_current_slot(tables, service, flow)?;
+    let mut picked = scheduler::pick(tables, service, flow.hash, flow.may_be_new)?;
     // The end of a flow that nobody remembers is not worth remembering.
-    if !flow.flags.ends() {
-        count_new(tables, choice.id);
-        let entry = FlowEntry::new(flow.hash.tag(), choice.id, now, FlowState::HalfOpen);
-        if !record(tables, bucket, known, entry, now) {
+    if !flow.flags.ends() && picked.id != 0 {
+        let entry = FlowEntry::new(flow.hash.tag(), picked.id, now, FlowState::HalfOpen);
+        if record(tables, bucket, known, entry, now) {
+            scheduler::opened(tables, service.mode.scheduler(), u32::from(picked.id));
+        } else {
             tables.count_reason(Reason::FlowTableFull);
+            // Where nothing is remembered of it, its slot is what its next packets and their answers will be judged by.
+            picked = scheduler::pick(tables, service, flow.hash, false)?;
         }
+        count_new(tables, picked.id);
     }
-    Ok(choice)
+    let choice = by_slot(tables, picked.id)?;
+    let source = if picked.by == By::Turn { Source::Turn } else { Source::Slot };
+    Ok(Choice { source, ..choice })
 }
 
 /// The slot has changed hands, so its flows may be on several backends: who is not recorded is older than the change while
@@ -171,10 +182,12 @@ fn remembered<'a, T: Tables>(
         return None;
     }
     let answers_pass = service.mode.forwarding().answers_pass();
-    let state = if answers_pass { state.after_request(flags) } else { state.after_lone_request(flags) };
-    let update = entry.seen_again(now, state);
+    let after = if answers_pass { state.after_request(flags) } else { state.after_lone_request(flags) };
+    let update = entry.seen_again(now, after);
     if update != entry {
         tables.store(bucket, index, update.0);
+        let was_closing = state == FlowState::Closing;
+        scheduler::closes(tables, service.mode.scheduler(), u32::from(entry.backend()), was_closing, flags);
     }
     Some(Choice { id: entry.backend(), backend, source: Source::FlowTable })
 }

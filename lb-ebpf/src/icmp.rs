@@ -21,7 +21,7 @@ use crate::hook::Hook as _;
 use crate::owner::{self, Owner, Peer};
 use crate::packet::{Verdict, refuse};
 use crate::snat::{self, Known};
-use crate::tables::{Family, Hop, HopQuery, Stage, Tables};
+use crate::tables::{Family, Hop, HopQuery, Stage, Tables, flow_hash};
 
 /// An ICMP error with its quote.
 #[derive(Clone, Copy)]
@@ -123,7 +123,7 @@ fn to_backend<H: Family, T: Tables>(tables: &T, error: &Error<H>, service: &Serv
     }
     let quote = error.quote;
     let (client, vip, protocol) = (quote.ip.destination(), quote.ip.source(), quote.ip.protocol());
-    let hash = H::flow_hash(tables.hash_key(), client, vip, quote.ports_reversed(), protocol);
+    let hash = flow_hash::<H, T>(tables, service.mode, (client, vip), quote.ports_reversed(), protocol);
     let Some((id, backend)) = recorded(tables, service, hash) else {
         return refuse(tables, Reason::NoBackend);
     };

@@ -15,6 +15,7 @@ mod owner;
 pub mod packet;
 pub mod reply;
 pub mod request;
+mod scheduler;
 mod snat;
 pub mod steps;
 pub mod tables;

@@ -10,7 +10,7 @@ use lb_common::packet::transport::ports;
 use lb_common::slot::{Slot, SlotState};
 
 use crate::snat::Borrower;
-use crate::tables::{Family, Tables};
+use crate::tables::{Family, Tables, flow_hash};
 
 pub(crate) type Bucket = [u64; BUCKET_ENTRIES];
 
@@ -100,7 +100,8 @@ pub(crate) fn only<'a, H: Family, T: Tables>(
 #[inline(always)]
 pub(crate) fn hash<H: Family, T: Tables>(tables: &T, backend: &Backend, peer: Peer<H::Address>) -> FlowHash {
     let vip = H::address_from_words(&backend.own);
-    H::flow_hash(tables.hash_key(), peer.address, vip, ports(peer.port, backend.vip_port), peer.protocol)
+    let ports = ports(peer.port, backend.vip_port);
+    flow_hash::<H, T>(tables, backend.mode(), (peer.address, vip), ports, peer.protocol)
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! From a backend to a client: the answer to a flow of ours ([`crate::owner`]), and the way back.
 
 use lb_common::client_hop::ClientHop;
-use lb_common::flow::FlowEntry;
+use lb_common::flow::{FlowEntry, FlowState};
 use lb_common::maps::{EndpointOwners, MissingNeighbour};
 use lb_common::packet::rewrite;
 use lb_common::packet::transport::Transport;
@@ -10,6 +10,7 @@ use lb_common::reason::Reason;
 use crate::hook::Hook as _;
 use crate::owner::{self, Owner, Peer};
 use crate::packet::{Packet, Verdict, refuse};
+use crate::scheduler;
 use crate::snat;
 use crate::tables::{Family, Hop, HopQuery, Stage, Tables};
 
@@ -85,6 +86,8 @@ fn back<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, o
             }
             if update != old {
                 tables.store(bucket, index, update.0);
+                let (scheduler, was_closing) = (owner.backend.mode().scheduler(), state == FlowState::Closing);
+                scheduler::closes(tables, scheduler, owner.id, was_closing, packet.transport.flags());
             }
         }
     }

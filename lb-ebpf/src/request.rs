@@ -12,7 +12,7 @@ use crate::choice::{Choice, Flow, Source, choose};
 use crate::forward;
 use crate::packet::{Packet, Verdict};
 use crate::snat;
-use crate::tables::{Family, Stage, Tables};
+use crate::tables::{Family, Stage, Tables, flow_hash};
 
 /// The answer of the dry run, packed where it is found: packing whichever it was afterwards, the compiler would compute with a
 /// register that one of them has not set, and the verifier refuses that.
@@ -24,10 +24,13 @@ pub(crate) fn route<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Pac
     if service.mode.forwarding() == Forwarding::Snat {
         return snat::route(tables, packet, service);
     }
-    match choose(tables, service, flow(tables, packet)) {
+    // The next packet of a flow that nobody remembers is the first of a new one.
+    let flow = Flow { may_be_new: true, ..flow(tables, packet, service) };
+    match choose(tables, service, flow) {
         Ok(choice) if is_hairpin(packet, service, choice.backend) => Route::Refused(Reason::Hairpin).pack(),
         Ok(Choice { id, source: Source::FlowTable, .. }) => Route::Remembered { backend: id }.pack(),
         Ok(Choice { id, source: Source::Slot, .. }) => Route::Chosen { backend: id }.pack(),
+        Ok(Choice { source: Source::Turn, .. }) => Route::Undetermined { service: service.id }.pack(),
         Err(reason) => Route::Refused(reason).pack(),
     }
 }
@@ -40,10 +43,11 @@ fn is_hairpin<H: Family, P: Transport>(packet: &Packet<H, P>, service: &Service,
 }
 
 #[inline(always)]
-pub(crate) fn flow<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>) -> Flow {
-    let ip = packet.ip;
-    let hash = H::flow_hash(tables.hash_key(), ip.source(), ip.destination(), packet.transport.ports(), P::PROTOCOL);
-    Flow { hash, flags: packet.transport.flags(), has_opening: P::PROTOCOL == TCP }
+pub(crate) fn flow<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, service: &Service) -> Flow {
+    let (ip, ports, flags) = (packet.ip, packet.transport.ports(), packet.transport.flags());
+    let hash = flow_hash::<H, T>(tables, service.mode, (ip.source(), ip.destination()), ports, P::PROTOCOL);
+    let has_opening = P::PROTOCOL == TCP;
+    Flow { hash, flags, has_opening, may_be_new: !has_opening || flags.opens() }
 }
 
 #[inline(always)]
@@ -55,7 +59,7 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(
     if service.mode.forwarding() == Forwarding::Snat {
         return tables.hand_over(Stage::Lend);
     }
-    let flow = flow(tables, packet);
+    let flow = flow(tables, packet, service);
     // In one place, because what refuses a packet is inlined there.
     let reason = match packet.check() {
         Ok(()) => match choose(tables, service, flow) {

@@ -88,7 +88,7 @@ impl Borrower<'_> {
 /// The dry run's answer, as [`crate::request::route`] gives it.
 #[inline(always)]
 pub(crate) fn route<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, service: &Service) -> u32 {
-    let flow = request::flow(tables, packet);
+    let flow = request::flow(tables, packet, service);
     let Some(bucket) = tables.bucket(flow.hash.bucket(tables.bucket_mask())) else {
         return Route::Refused(Reason::MapMiss).pack();
     };
@@ -114,7 +114,7 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(tables: &T, packet: &P
 
 #[inline(always)]
 fn to_backend<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, service: &Service) -> Verdict {
-    let flow = request::flow(tables, packet);
+    let flow = request::flow(tables, packet, service);
     // In one place, because what refuses a packet is inlined there.
     match packet.check().and_then(|()| lent::<H, P, T>(tables, packet, service, flow)) {
         // From here on the verifier need not know how the port was found.

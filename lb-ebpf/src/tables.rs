@@ -4,9 +4,10 @@ use lb_common::allowance::Answer;
 use lb_common::client_hop::ClientHop;
 use lb_common::counters::BackendCounters;
 use lb_common::flow::BUCKET_ENTRIES;
-use lb_common::hash::Key;
+use lb_common::hash::{FlowHash, Key};
 use lb_common::mapping::{BLOCK, Mapping};
-use lb_common::maps::{Backend, EndpointOwners, LEND, MissingNeighbour, SHARE, Service};
+use lb_common::maps::{Backend, EndpointOwners, LEND, Load, MissingNeighbour, SHARE, Service};
+use lb_common::mode::ServiceMode;
 use lb_common::packet::ip::Header;
 use lb_common::reason::Reason;
 
@@ -83,6 +84,12 @@ pub trait Tables {
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// The slot's encoding ([`lb_common::slot::Slot`]).
     fn slot(&self, service: u32, slot: u32) -> Option<u32>;
+    /// Whose turn it is: a slot that comes behind the one of this processor's last call.
+    fn turn(&self, service: u32, slots: u32) -> u32;
+    fn random(&self) -> u32;
+    fn load(&self, backend: u32) -> Option<Load>;
+    /// Adds to the backend's active flows.
+    fn change_load(&self, backend: u32, by: i32);
     fn bucket_mask(&self) -> u32;
     fn bucket(&self, index: u32) -> Option<&[u64; BUCKET_ENTRIES]>;
     /// The same number. The verifier would follow a search's result through all that comes after it, once for each value that it
@@ -162,4 +169,18 @@ impl Family for lb_common::packet::ip::Ipv6 {
     fn address_to_words(address: [u32; 4]) -> [u32; 4] {
         address
     }
+}
+
+/// The hash of a flow from the client's side, as its service counts flows: `ends` are client and VIP.
+#[inline(always)]
+pub(crate) fn flow_hash<H: Family, T: Tables>(
+    tables: &T,
+    mode: ServiceMode,
+    ends: (H::Address, H::Address),
+    ports: u32,
+    protocol: u8,
+) -> FlowHash {
+    let (client, vip) = ends;
+    let hash = H::flow_hash(tables.hash_key(), client, vip, ports, protocol);
+    if mode.has_client_affinity() { hash.of_client(H::flow_hash(tables.hash_key(), client, vip, 0, 0)) } else { hash }
 }

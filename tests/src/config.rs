@@ -54,6 +54,7 @@ pub struct Service {
     pub port: u16,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
+    pub scheduler: &'static str,
     pub tracking: &'static str,
     /// Of flows of backends that leave.
     pub drain_timeout: Duration,
@@ -112,7 +113,8 @@ impl Service {
         let member = |one: &Backend| Member { name: one.name.clone(), address: one.address(family), port, weight: 1 };
         let backends = backends.into_iter().map(member).collect();
         let (name, vip, drain_timeout) = (name.to_owned(), family.vip(), Duration::from_secs(60));
-        Self { name, vip, port, protocol, tracking: "auto", drain_timeout, forward: "nat", health, backends }
+        let scheduler = "consistent";
+        Self { name, vip, port, protocol, scheduler, tracking: "auto", drain_timeout, forward: "nat", health, backends }
     }
 
     /// HTTP on port 80, over IPv4, on all backends, checked on `/health`.
@@ -143,7 +145,8 @@ impl Display for Service {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "  - name: {}", self.name)?;
         writeln!(f, "    vip: \"{}\"\n    port: {}\n    protocol: {}", self.vip, self.port, self.protocol)?;
-        writeln!(f, "    forward: {}\n    tracking: {}", self.forward, self.tracking)?;
+        writeln!(f, "    forward: {}\n    scheduler: {}", self.forward, self.scheduler)?;
+        writeln!(f, "    tracking: {}", self.tracking)?;
         writeln!(f, "    drain_timeout: {}s", self.drain_timeout.as_secs())?;
         writeln!(f, "    slow_start: 0s\n    health:\n      kind: {}", self.health.kind)?;
         if self.health.kind == "http" {
@@ -178,6 +181,7 @@ mod tests {
                 vip: Family::V6.vip(),
                 port: 53,
                 protocol: "udp",
+                scheduler: "random",
                 tracking: "auto",
                 drain_timeout: Duration::from_secs(60),
                 forward: "nat",
@@ -204,6 +208,7 @@ services:
     port: 53
     protocol: udp
     forward: nat
+    scheduler: random
     tracking: auto
     drain_timeout: 60s
     slow_start: 0s

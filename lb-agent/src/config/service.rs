@@ -109,6 +109,12 @@ pub(super) fn service(reader: &mut Reader<'_>, uniqueness: &mut Uniqueness, node
         tracking: tracking.ok(),
     };
     let backends = backends(reader, uniqueness, &fields, parent);
+    if let (Ok(scheduler), Ok(affinity), Ok(tracking)) = (scheduler, affinity, tracking) {
+        agree(reader, &fields, scheduler, affinity, tracking)?;
+        if let Ok(forward) = forward {
+            by_slot_under_snat(reader, &fields, scheduler, affinity, forward)?;
+        }
+    }
     unique?;
     limits?;
     Ok(Service {
@@ -188,10 +194,56 @@ fn all_recorded(
     Ok(tracking)
 }
 
+/// Settings that contradict each other.
+fn agree(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_>,
+    scheduler: Scheduler,
+    affinity: Affinity,
+    tracking: Tracking,
+) -> Read<()> {
+    if !scheduler.needs_every_flow() {
+        return Ok(());
+    }
+    if affinity == Affinity::ClientIp {
+        let found = fault(
+            format!("`client-ip` and `scheduler: {scheduler}` contradict each other: one of them chooses the backend"),
+            "use `scheduler: consistent`, or `affinity: none`",
+        );
+        return Err(reader.fail(fields.at_value("affinity"), &fields.path("affinity"), found));
+    }
+    if matches!(tracking, Tracking::Minimal | Tracking::Off) {
+        let found = fault(
+            format!("`scheduler: {scheduler}` needs every flow to be remembered"),
+            "use `tracking: full`, or `scheduler: consistent`",
+        );
+        return Err(reader.fail(fields.at_value("tracking"), &fields.path("tracking"), found));
+    }
+    Ok(())
+}
+
 fn flow_limits(reader: &mut Reader<'_>, service: &Fields<'_>) -> Read<()> {
     let Some(node) = service.get("limits") else {
         return Ok(());
     };
     let fields = reader.fields(node, &service.path("limits"), &LIMITS)?;
     refuse_settings(reader, &fields, LIMITS.keys)
+}
+
+/// Under `snat` a flow's entry holds its port, and its backend is its slot's.
+fn by_slot_under_snat(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_>,
+    scheduler: Scheduler,
+    affinity: Affinity,
+    forward: Forward,
+) -> Read<()> {
+    let (key, value, mend) = match (scheduler, affinity) {
+        _ if forward != Forward::Snat => return Ok(()),
+        (Scheduler::Consistent, Affinity::None) => return Ok(()),
+        (Scheduler::Consistent, affinity) => ("affinity", affinity.as_str(), "use `none`"),
+        (scheduler, _) => ("scheduler", scheduler.as_str(), "use `consistent`"),
+    };
+    let found = fault(format!("`{value}` does not go with `forward: snat` in this version"), mend);
+    Err(reader.fail(fields.at_value(key), &fields.path(key), found))
 }

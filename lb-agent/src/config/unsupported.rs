@@ -10,8 +10,6 @@ use super::values::duration_text;
 /// Key, values refused, what to use instead.
 const VALUES: &[(&str, &[&str], &str)] = &[
     ("hook", &["tc"], "use `auto` or `xdp`"),
-    ("scheduler", &["round-robin", "random", "least-connections"], "use `consistent`"),
-    ("affinity", &["client-ip"], "use `none`"),
     (
         "policy",
         &[

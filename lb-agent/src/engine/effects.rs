@@ -90,6 +90,11 @@ pub struct BackendEntry {
     pub forward: Forward,
     /// Its service's; never `Auto`.
     pub tracking: Tracking,
+    /// Its service's.
+    pub scheduler: Scheduler,
+    /// Its service's.
+    pub affinity: Affinity,
+    pub weight: u16,
     /// None: under `nat` the program looks the route up itself; otherwise it drops.
     pub next_hop: Option<NextHop>,
     pub accepts_new: bool,

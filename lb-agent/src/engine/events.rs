@@ -9,7 +9,7 @@ use lb_common::slot::Slot;
 
 use super::ids::{BackendId, ServiceId};
 use super::lifecycle::Lifecycle;
-use crate::model::config::{Config, Forward, MAX_WEIGHT, Tracking};
+use crate::model::config::{Affinity, Config, Forward, MAX_WEIGHT, Scheduler, Tracking};
 use crate::model::pool::{BackendKey, NextHop, ProbeOutcome, ServiceAddress};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +104,8 @@ pub struct AdoptedService {
     pub forward: Forward,
     /// Never `Auto`.
     pub tracking: Tracking,
+    pub scheduler: Scheduler,
+    pub affinity: Affinity,
     /// Its slots, if it records no more flows than it must: they know where the others are. Empty otherwise.
     pub slots: Vec<Slot>,
 }

@@ -22,14 +22,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use lb_common::slot::Slot;
-
 use super::backend::{Backend, Resolution, Standing, State, usable};
 use super::effects::{BackendEntry, Effect, ProbeTarget, ServiceEntry};
+use super::events::AdoptedService;
 use super::ids::{BackendId, ServiceId};
 use crate::model::config::{Affinity, Forward, Health, Protocol, Scheduler, Service, Tracking};
 use crate::model::pool::{BackendKey, ServiceAddress};
-use crate::slots::{Moves, NONE, Rule, Seed, Table};
+use crate::slots::{Moves, NONE, Rule, Seed, Table, rotation};
 
 /// A flow of a slot that has moved counts as ended after this silence: the time-outs of IPVS (ip_vs_proto_tcp.c, ip_vs_proto_udp.c).
 const IDLE_TCP: Duration = Duration::from_secs(900);
@@ -45,8 +44,6 @@ const ADOPTED_DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// The part of the configuration that is about the service as a whole.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
-    pub(super) scheduler: Scheduler,
-    affinity: Affinity,
     pub(super) health: Health,
     drain_timeout: Duration,
     panic_threshold_percent: u8,
@@ -55,8 +52,6 @@ pub(super) struct Settings {
 impl Settings {
     fn of(service: &Service) -> Self {
         Self {
-            scheduler: service.scheduler,
-            affinity: service.affinity,
             health: service.health.clone(),
             drain_timeout: service.drain_timeout,
             panic_threshold_percent: service.panic_threshold_percent,
@@ -74,6 +69,8 @@ pub(super) struct Pool {
     pub(super) forward: Forward,
     /// As configured, but never `Auto`; [`Pool::tracking_in_force`] is what the data plane is told.
     pub(super) tracking: Tracking,
+    pub(super) scheduler: Scheduler,
+    affinity: Affinity,
     /// When it stops to wait for backends that have not been seen to work; none: it waits no more.
     coming_up_until: Option<Duration>,
     /// None: found in the maps, and never configured.
@@ -85,6 +82,8 @@ pub(super) struct Pool {
     /// Those of the configuration, by name.
     pub(super) names: BTreeMap<String, SocketAddr>,
     table: Table,
+    /// Who takes turns, where backends do.
+    rotating: Option<BTreeMap<SocketAddr, u16>>,
     /// The table with backend numbers, 0 for none.
     wanted: Vec<u16>,
     pub(super) moves: Moves,
@@ -113,6 +112,8 @@ impl Pool {
             position: usize::MAX,
             forward: Forward::Nat,
             tracking: Tracking::Full,
+            scheduler: Scheduler::Consistent,
+            affinity: Affinity::None,
             coming_up_until: None,
             settings: None,
             removed: false,
@@ -120,6 +121,7 @@ impl Pool {
             backends: BTreeMap::new(),
             names: BTreeMap::new(),
             table: Table::new(seed, address, slot_count),
+            rotating: None,
             wanted: vec![0; slot_count as usize],
             moves: Moves::new(slot_count),
             settled_under: None,
@@ -144,10 +146,12 @@ impl Pool {
         }
         self.settings = Some(Settings::of(service));
         self.forward = service.forward;
-        self.tracking = match (service.tracking, service.forward) {
-            (Tracking::Auto, Forward::Nat | Forward::Snat) => Tracking::Full,
-            (Tracking::Auto, _) => Tracking::Minimal,
-            (chosen, _) => chosen,
+        self.scheduler = service.scheduler;
+        self.affinity = service.affinity;
+        self.tracking = match service.tracking {
+            Tracking::Auto if service.forward.answers_pass() || service.scheduler.needs_every_flow() => Tracking::Full,
+            Tracking::Auto => Tracking::Minimal,
+            chosen => chosen,
         };
         self.names.clear();
         for (position, configured) in service.backends.iter().enumerate() {
@@ -210,6 +214,9 @@ impl Pool {
                 protocol: self.address.protocol,
                 forward: self.forward,
                 tracking,
+                scheduler: self.scheduler,
+                affinity: self.affinity,
+                weight: backend.weight(),
                 next_hop: next_hop.as_ref().and_then(|resolution| resolution.as_ref().ok().copied()),
                 accepts_new,
             };
@@ -262,12 +269,7 @@ impl Pool {
 
     fn publish_slots(&mut self, now: Duration, takers: &BTreeMap<SocketAddr, u16>, effects: &mut Vec<Effect>) {
         let rule = self.rule();
-        if self.table.update(takers) {
-            let ids: Vec<u16> = self.table.backends().map(|address| self.backends[&address].id.get()).collect();
-            let id = |index: u16| if index == NONE { 0 } else { ids[usize::from(index)] };
-            self.wanted = self.table.assignments().iter().map(|&index| id(index)).collect();
-            self.settled_under = None;
-        }
+        self.update_wanted(takers);
         if self.settled_under != Some(rule) {
             let ids: BTreeSet<u16> = takers.keys().map(|address| self.backends[address].id.get()).collect();
             self.slots_changed |= self.moves.advance(now, &self.wanted, |id| ids.contains(&id), rule);
@@ -284,6 +286,32 @@ impl Pool {
             backend.slots = counts.get(&backend.id.get()).copied().unwrap_or(0);
         }
         effects.push(Effect::PutSlots { service: self.id, table: self.moves.slots().to_vec() });
+    }
+
+    fn update_wanted(&mut self, takers: &BTreeMap<SocketAddr, u16>) {
+        let ids = |addresses: &mut dyn Iterator<Item = SocketAddr>| -> Vec<u16> {
+            addresses.map(|address| self.backends[&address].id.get()).collect()
+        };
+        let numbers = |assignments: &[u16], ids: &[u16]| -> Vec<u16> {
+            assignments.iter().map(|&index| if index == NONE { 0 } else { ids[usize::from(index)] }).collect()
+        };
+        if self.scheduler == Scheduler::RoundRobin {
+            if self.rotating.as_ref() == Some(takers) {
+                return;
+            }
+            let mut weighing = takers.iter().filter(|(_, weight)| **weight > 0).map(|(address, _)| *address);
+            let ids = ids(&mut weighing);
+            self.wanted = numbers(&rotation(self.slot_count(), takers), &ids);
+            self.rotating = Some(takers.clone());
+        } else {
+            let (changed, rotated) = (self.table.update(takers), self.rotating.take().is_some());
+            if !changed && !rotated {
+                return;
+            }
+            let ids = ids(&mut self.table.backends());
+            self.wanted = numbers(self.table.assignments(), &ids);
+        }
+        self.settled_under = None;
     }
 
     /// What the tracking of its flows asks of slots that change hands.
@@ -314,11 +342,12 @@ impl Pool {
     }
 
     /// Goes on where an earlier agent stopped.
-    pub(super) fn adopt(&mut self, now: Duration, forward: Forward, tracking: Tracking, slots: Vec<Slot>) {
-        self.forward = forward;
-        self.tracking = tracking;
+    pub(super) fn adopt(&mut self, now: Duration, found: &AdoptedService) {
+        let AdoptedService { forward, tracking, scheduler, affinity, slots, .. } = found;
+        (self.forward, self.tracking) = (*forward, *tracking);
+        (self.scheduler, self.affinity) = (*scheduler, *affinity);
         if slots.len() == self.wanted.len() {
-            self.moves = Moves::adopted(slots, now);
+            self.moves = Moves::adopted(slots.clone(), now);
         }
     }
 
@@ -330,7 +359,9 @@ impl Pool {
     }
 
     fn publish_entry(&mut self, effects: &mut Vec<Effect>) {
-        let Some(settings) = &self.settings else { return };
+        if self.settings.is_none() {
+            return;
+        }
         let entry = ServiceEntry {
             id: self.id,
             vip: self.address.vip,
@@ -338,8 +369,8 @@ impl Pool {
             protocol: self.address.protocol,
             forward: self.forward,
             tracking: self.tracking_in_force(),
-            scheduler: settings.scheduler,
-            affinity: settings.affinity,
+            scheduler: self.scheduler,
+            affinity: self.affinity,
             slot_count: self.slot_count(),
         };
         if !self.removed && self.published != Some(entry) {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::backend::Backend;
 use super::effects::Effect;
-use super::events::{Adopted, AdoptedService};
+use super::events::Adopted;
 use super::ids::{BackendId, ServiceId};
 use super::lifecycle::Lifecycle;
 use super::pool::Pool;
@@ -22,10 +22,11 @@ impl Engine {
     /// Takes over what an earlier agent left in the maps. What contradicts itself is not believed: a number that comes
     /// twice belongs to the first, and a backend of an unknown service is to be removed.
     pub(super) fn adopt(&mut self, adopted: Adopted) {
-        for AdoptedService { id, address, forward, tracking, slots } in adopted.services {
+        for found in adopted.services {
+            let (id, address) = (found.id, found.address);
             if !self.pools.contains_key(&address) && self.service_ids.claim(id.get()) {
                 let mut pool = Pool::new(id, address, self.seed, self.slot_count);
-                pool.adopt(self.now, forward, tracking, slots);
+                pool.adopt(self.now, &found);
                 self.pools.insert(address, pool);
             }
         }

@@ -30,8 +30,6 @@ impl Engine {
 fn service(pool: &Pool, now: std::time::Duration) -> ServiceStatus {
     let mut backends: Vec<&Backend> = pool.backends.values().collect();
     backends.sort_by_key(|backend| (backend.removed, backend.position));
-    let shown = |text: Option<&str>| text.unwrap_or("unknown").to_owned();
-    let settings = pool.settings.as_ref();
     ServiceStatus {
         id: pool.id,
         backend_ids: backends.iter().map(|backend| backend.id).collect(),
@@ -39,7 +37,7 @@ fn service(pool: &Pool, now: std::time::Duration) -> ServiceStatus {
             name: pool.name.clone(),
             address: pool.address.to_string(),
             forward: pool.forward.to_string(),
-            scheduler: shown(settings.map(|settings| settings.scheduler.as_str())),
+            scheduler: pool.scheduler.to_string(),
             tracking: pool.tracking.to_string(),
             panic: pool.panic,
             slots: pool.moves.counts().into(),

@@ -199,6 +199,13 @@ choice!(Tracking { Auto = "auto", Minimal = "minimal", Full = "full", Off = "off
 choice!(Policy { Static = "static" });
 choice!(HealthKind { Http = "http", Https = "https", Tcp = "tcp", Udp = "udp", Icmp = "icmp", None = "none" });
 
+impl Scheduler {
+    /// Whether it works only where every flow is recorded: a flow's backend cannot be found out from its slot.
+    pub fn needs_every_flow(self) -> bool {
+        self != Self::Consistent
+    }
+}
+
 impl Forward {
     /// Whether backends answer through this host; otherwise it sees clients' packets only.
     pub fn answers_pass(self) -> bool {

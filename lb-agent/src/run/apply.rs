@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::RunError;
 use super::agent::Agent;
-use super::mode::mode;
+use super::mode::Settings;
 use crate::dataplane::kernel::{Endpoint, Kernel};
 use crate::engine::{BackendEntry, Effect, Event, ServiceEntry, ServiceId};
 use crate::health::Target;
@@ -120,7 +120,13 @@ impl Agent {
             vip,
             entry.id.get(),
             entry.slot_count,
-            mode(entry.tracking, entry.forward),
+            Settings {
+                tracking: entry.tracking,
+                forward: entry.forward,
+                scheduler: entry.scheduler,
+                affinity: entry.affinity,
+            }
+            .mode(),
         )?;
         self.applied.services.insert(entry.id.get(), (vip, entry.slot_count));
         Ok(())
@@ -139,7 +145,14 @@ impl Agent {
         let endpoint = Endpoint {
             service: entry.service.get(),
             slots: self.applied.slots(entry.service),
-            mode: mode(entry.tracking, entry.forward),
+            mode: Settings {
+                tracking: entry.tracking,
+                forward: entry.forward,
+                scheduler: entry.scheduler,
+                affinity: entry.affinity,
+            }
+            .mode(),
+            weight: entry.weight,
             vip: ServiceAddress { vip: entry.vip, port: entry.vip_port, protocol: entry.protocol },
             address: entry.address,
             port: entry.port,

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::agent::{Agent, Inputs, Parts};
 use super::control::Handle;
-use super::mode::settings;
+use super::mode::Settings;
 use super::saved::Store;
 use super::{RunError, Source, interfaces};
 use crate::api::{self, AdminSocket, Limits};
@@ -128,12 +128,13 @@ fn check_host() -> Result<(), RunError> {
 fn adopted(kernel: &mut Kernel) -> Result<Adopted, RunError> {
     let mut services = Vec::new();
     for (address, service) in kernel.tables().services()? {
-        let (forward, tracking) = settings(service.mode);
+        let Settings { tracking, forward, scheduler, affinity } = Settings::of(service.mode);
         let slots = match tracking {
             Tracking::Minimal => kernel.tables_mut().slots(service.id, service.slots)?,
             _ => Vec::new(),
         };
-        services.extend(ServiceId::new(service.id).map(|id| AdoptedService { id, address, forward, tracking, slots }));
+        let found = |id| AdoptedService { id, address, forward, tracking, scheduler, affinity, slots };
+        services.extend(ServiceId::new(service.id).map(found));
     }
     let backends = kernel.tables().backends().into_iter().filter_map(|(id, known)| {
         Some(AdoptedBackend {

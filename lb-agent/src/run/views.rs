@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::hash::FlowHash;
 use lb_common::limits::SLOTS;
+use lb_common::mode::ServiceMode;
 use lb_common::reason::Outcome;
 use lb_common::route::Route;
 
@@ -15,7 +15,7 @@ use crate::config;
 use crate::dataplane::kernel::{Packet, flow_hash};
 use crate::engine::{AdminAction, AdminCommand, AdminError, Event, ServiceStatus};
 use crate::model::admin::Action;
-use crate::model::config::Config;
+use crate::model::config::{Affinity, Config, Scheduler, Service};
 use crate::model::pool::BackendKey;
 use crate::model::view;
 use crate::os::links;
@@ -131,7 +131,7 @@ impl Agent {
         let packet = Packet { protocol: query.protocol, source: query.source, destination: query.destination };
         let route = self.kernel.route(packet).map_err(internal)?.unwrap_or(Route::NotOurs);
         let names = self.names();
-        let slot = flow_hash(&self.kernel.hash_key(), packet).map(|hash: FlowHash| hash.slot(SLOTS));
+        let slot = self.slot_of(packet);
         let to = |backend: u16, reason: &str, slot| {
             let (service, name) = names.get(&backend).cloned().unzip();
             view::Route { service, backend: name, verdict: "forward".into(), reason: reason.into(), slot }
@@ -146,12 +146,36 @@ impl Agent {
         Ok(match route {
             Route::NotOurs => nowhere("pass", "not-ours"),
             Route::Remembered { backend } => to(backend, "flow-table", slot),
-            Route::Chosen { backend } => to(backend, "slot", slot),
+            Route::Chosen { backend } => to(backend, self.scheduler_of(packet), slot),
+            Route::Undetermined { .. } => view::Route {
+                service: self.service_of(packet).map(|service| service.name.clone()),
+                ..nowhere("forward", self.scheduler_of(packet))
+            },
             Route::Refused(reason) => match reason.outcome() {
                 Outcome::Drop => nowhere("drop", reason.name()),
                 Outcome::Pass => nowhere("pass", reason.name()),
             },
         })
+    }
+
+    /// The configured service that the packet is for.
+    fn service_of(&self, packet: Packet) -> Option<&Service> {
+        let address = |service: &Service| (std::net::SocketAddr::new(service.vip, service.port), service.protocol);
+        self.config.services.iter().find(|service| address(service) == (packet.destination, packet.protocol))
+    }
+
+    /// Why a flow that nobody remembers gets its backend.
+    fn scheduler_of(&self, packet: Packet) -> &'static str {
+        match self.service_of(packet).map_or(Scheduler::Consistent, |service| service.scheduler) {
+            Scheduler::Consistent => "slot",
+            other => other.as_str(),
+        }
+    }
+
+    fn slot_of(&self, packet: Packet) -> Option<u32> {
+        let affine = self.service_of(packet).is_some_and(|service| service.affinity == Affinity::ClientIp);
+        let mode = ServiceMode::default().with_client_affinity(affine);
+        flow_hash(&self.kernel.hash_key(), mode, packet).map(|hash| hash.slot(SLOTS))
     }
 
     pub(super) async fn reload_on_signal(&mut self) {

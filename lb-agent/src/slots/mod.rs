@@ -33,6 +33,7 @@
 
 mod balance;
 mod moves;
+mod rotation;
 mod score;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 pub use moves::{Counts, Moves, Rule};
+pub use rotation::rotation;
 use score::ColumnKey;
 
 use crate::model::pool::ServiceAddress;

@@ -5,7 +5,7 @@
 use core::sync::atomic::AtomicUsize;
 
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_jiffies64};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64};
 use aya_ebpf::macros::btf_map;
 use lb_common::allowance::{Allowance, Answer};
 use lb_common::client_hop::{ClientHop, ClientHops};
@@ -16,7 +16,7 @@ use lb_common::hash::{KEY_WORDS, Key};
 use lb_common::limits::{EVENT_BYTES, MAX_SERVICE_ID, SLOTS, SLOTS_PER_BLOCK, slot_blocks};
 use lb_common::mapping::{self, BLOCK, Mapping};
 use lb_common::maps::{
-    BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, EndpointOwners, KeyV4, KeyV6, MissingNeighbour, Service, SlotBlock,
+    BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, EndpointOwners, KeyV4, KeyV6, Load, MissingNeighbour, Service, SlotBlock,
 };
 use lb_common::reason::{REASON_CAPACITY, Reason};
 use lb_ebpf::hook::Hook;
@@ -68,6 +68,14 @@ static CLIENT_HOPS: Array<ClientHops, 1, { BPF_F_MMAPABLE as usize }> = Array::n
 /// What each processor has last looked for in [`CLIENT_HOPS`] in vain; the agent reads it.
 #[btf_map]
 static WANTED_HOPS: PerCpuArray<ClientHop, 1> = PerCpuArray::new();
+
+/// By backend. Load.
+#[btf_map]
+static LOADS: Array<Load, 1024, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// By service, the slot that is next.
+#[btf_map]
+static TURNS: PerCpuArray<u32, { MAX_SERVICE_ID as usize + 1 }> = PerCpuArray::new();
 
 /// Load.
 #[btf_map]
@@ -217,6 +225,37 @@ impl<H: Hook> Tables for Live<H> {
     fn slot(&self, service: u32, slot: u32) -> Option<u32> {
         let block = SLOT_TABLES.get_value(service, &(slot / SLOTS_PER_BLOCK))?;
         Some(block.0[(slot % SLOTS_PER_BLOCK) as usize])
+    }
+
+    #[inline(always)]
+    fn turn(&self, service: u32, slots: u32) -> u32 {
+        let Some(place) = TURNS.get_ptr_mut(service) else { return 0 };
+        // SAFETY: this CPU's own value.
+        let place = unsafe { &mut *place };
+        // The table may have been longer.
+        let turn = if *place < slots { *place } else { 0 };
+        *place = turn + 1;
+        turn
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn load(&self, backend: u32) -> Option<Load> {
+        LOADS.get(backend).copied()
+    }
+
+    #[inline(always)]
+    fn change_load(&self, backend: u32, by: i32) {
+        let Some(load) = LOADS.get(backend) else { return };
+        let active = (&raw const load.active).cast_mut();
+        // SAFETY: a word of a map that programs may write, read and written whole; what another processor does meanwhile may be
+        // lost, until the agent's next sweep.
+        unsafe { active.write_volatile(active.read_volatile().saturating_add_signed(by)) };
     }
 
     #[inline(always)]
@@ -393,6 +432,24 @@ impl<H: Hook> Tables for DryRun<H> {
     fn slot(&self, service: u32, slot: u32) -> Option<u32> {
         self.0.slot(service, slot)
     }
+
+    #[inline(always)]
+    fn turn(&self, _: u32, _: u32) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn load(&self, backend: u32) -> Option<Load> {
+        self.0.load(backend)
+    }
+
+    #[inline(always)]
+    fn change_load(&self, _: u32, _: i32) {}
 
     #[inline(always)]
     fn bucket_mask(&self) -> u32 {

@@ -105,6 +105,7 @@ impl Carrier {
             port: vip.port,
             mode,
             next_hop,
+            weight: 1,
             accepts_new: true,
         };
         let tables = world.kernel.tables_mut();

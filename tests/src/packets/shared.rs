@@ -72,7 +72,8 @@ impl Shared {
         let number = FIRST_SERVICE + self.number + service;
         let slots = u32::try_from(SLOTS)?;
         let (address, port) = (self.backend().ip(), self.backend().port());
-        let endpoint = Endpoint { service: number, slots, mode, vip, address, port, next_hop, accepts_new: true };
+        let endpoint =
+            Endpoint { service: number, slots, mode, vip, address, port, weight: 1, next_hop, accepts_new: true };
         let tables = world.kernel.tables_mut();
         tables.put_backend(self.id(service), &endpoint)?;
         tables.put_slots(number, &taken(&[self.id(service); SLOTS]))?;

@@ -51,7 +51,7 @@ pub struct World {
     loopback: u32,
     links: Vec<netlink::Link>,
     /// Of all services, but for what a row says.
-    tracking: Tracking,
+    mode: ServiceMode,
     /// Whose program is run.
     hook: Hook,
 }
@@ -111,6 +111,8 @@ fn device(link: Link) -> String {
 
 /// Source ports that flows are lent: few, and not a whole number of blocks.
 pub const PORTS: Ports = Ports { first: 40_000, last: 40_099 };
+/// Where a row does not say otherwise.
+const PLAIN: ServiceMode = ServiceMode::new(Tracking::Full, Forwarding::Nat);
 
 /// That of links for large frames.
 const WIDE_MTU: u32 = 9000;
@@ -125,8 +127,7 @@ impl World {
         let kernel = Kernel::open(pin_dir, Sizes::new(MIN_FLOW_ENTRIES, usize::from(BACKEND_NUMBERS.end), PORTS))?;
         let (loopback, links) = links()?;
         let (flows, answers, events) = (FlowTable::open(pin_dir)?, Answers::open(pin_dir)?, kernel.events()?);
-        let mut world =
-            Self { kernel, flows, answers, events, loopback, links, tracking: Tracking::Full, hook: Hook::Xdp };
+        let mut world = Self { kernel, flows, answers, events, loopback, links, mode: PLAIN, hook: Hook::Xdp };
         for stack in STACKS {
             for role in Role::ALL {
                 world.put_service(stack, role)?;
@@ -139,7 +140,7 @@ impl World {
     /// Everything but the counters as the plan says, no flow remembered, and no answer given.
     pub fn restore(&mut self) -> Result<()> {
         self.answers.refill()?;
-        let changed = std::mem::replace(&mut self.tracking, Tracking::Full) != Tracking::Full;
+        let changed = std::mem::replace(&mut self.mode, PLAIN) != PLAIN;
         for stack in STACKS {
             self.set_forwarding(stack.family, true)?;
             for role in Role::ALL {
@@ -157,25 +158,25 @@ impl World {
 
     fn put_service(&mut self, stack: Stack, role: Role) -> Result<()> {
         let slots = u32::try_from(stack.slots(role).len()).context("a small table")?;
-        let (vip, id, mode) = (stack.service_address(role), stack.service(role), self.mode());
+        let (vip, id, mode) = (stack.service_address(role), stack.service(role), self.mode);
         Ok(self.kernel.tables_mut().put_service(vip, id, slots, mode)?)
-    }
-
-    fn mode(&self) -> ServiceMode {
-        ServiceMode::new(self.tracking, Forwarding::Nat)
     }
 
     /// What the host's service records from here on, and all its slots.
     pub fn set_tracking(&mut self, host: Host, tracking: Tracking, slot: Slot) -> Result<()> {
-        self.tracking = tracking;
+        self.set_mode(host, ServiceMode::new(tracking, Forwarding::Nat))?;
         let (stack, role) = owner(host);
-        self.put_service(stack, role)?;
-        for host in stack.hosts(role) {
-            self.put_backend(host, true)?;
-        }
         let slots = vec![slot; stack.slots(role).len()];
         self.kernel.tables_mut().put_slots(host.service, &slots)?;
         Ok(())
+    }
+
+    /// How the host's service is treated from here on.
+    pub fn set_mode(&mut self, host: Host, mode: ServiceMode) -> Result<()> {
+        self.mode = mode;
+        let (stack, role) = owner(host);
+        self.put_service(stack, role)?;
+        stack.hosts(role).into_iter().try_for_each(|host| self.put_backend(host, true))
     }
 
     /// Empties the flow table.
@@ -197,8 +198,17 @@ impl World {
         };
         let vip = ServiceAddress { vip: host.vip.ip(), port: host.vip.port(), protocol: stack.protocol };
         let (address, port) = (host.address.ip(), host.address.port());
-        let endpoint =
-            Endpoint { service: host.service, slots, mode: self.mode(), vip, address, port, next_hop, accepts_new };
+        let endpoint = Endpoint {
+            service: host.service,
+            slots,
+            mode: self.mode,
+            vip,
+            address,
+            port,
+            weight: 1,
+            next_hop,
+            accepts_new,
+        };
         Ok(self.kernel.tables_mut().put_backend(host.id, &endpoint)?)
     }
 
@@ -306,7 +316,7 @@ impl World {
     }
 
     pub fn hash(&self, tuple: Tuple) -> FlowHash {
-        flow_hash(&self.kernel.hash_key(), tuple).expect("both addresses are of one family")
+        flow_hash(&self.kernel.hash_key(), self.mode, tuple).expect("both addresses are of one family")
     }
 
     pub fn bucket_of(&self, tuple: Tuple) -> u32 {

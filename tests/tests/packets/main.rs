@@ -12,6 +12,7 @@ mod not_ours;
 mod replies;
 mod requests;
 mod route;
+mod schedulers;
 mod shared;
 mod slots;
 mod snat;

@@ -117,6 +117,7 @@ impl Plane {
                         source: Some(entry.family.balancer()),
                         gateway: None,
                     }),
+                    weight: 1,
                     accepts_new: true,
                 };
                 kernel.tables_mut().put_backend(number, &backend)?;

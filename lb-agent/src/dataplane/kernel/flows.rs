@@ -82,7 +82,11 @@ impl Kernel {
                 tracked[usize::from(id)] = words.map(|words| Tracked { service, slots, words });
             }
         }
-        Ok(sweep(self.flows.table.words64(), now, self.flows.unit_seconds, is_udp, forget, &tracked))
+        let found = sweep(self.flows.table.words64(), now, self.flows.unit_seconds, is_udp, forget, &tracked);
+        for (id, _) in self.tables.backends() {
+            self.tables.set_active(id, found.active.get(&id).copied().unwrap_or(0));
+        }
+        Ok(found)
     }
 
     /// Up to `limit` entries that `wanted` takes, by backend.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions};
 use lb_common::flow::Flags;
 use lb_common::hash::{FlowHash, KEY_WORDS};
+use lb_common::mode::ServiceMode;
 use lb_common::packet::transport::ports;
 use lb_common::route::Route;
 
@@ -63,11 +64,16 @@ impl Kernel {
     }
 }
 
-/// The flow's hash, as the program computes it. None for addresses of two families.
-pub fn flow_hash(key: &[u32; KEY_WORDS], packet: Packet) -> Option<FlowHash> {
+/// The flow's hash, as the program computes it for a service of this mode. None for addresses of two families.
+pub fn flow_hash(key: &[u32; KEY_WORDS], mode: ServiceMode, packet: Packet) -> Option<FlowHash> {
+    let hash = |ports, protocol| plain_hash(key, packet, ports, protocol);
     let ports = ports(packet.source.port().to_be(), packet.destination.port().to_be());
+    let own = hash(ports, protocol_number(packet.protocol))?;
+    if mode.has_client_affinity() { Some(own.of_client(hash(0, 0)?)) } else { Some(own) }
+}
+
+fn plain_hash(key: &[u32; KEY_WORDS], packet: Packet, ports: u32, protocol: u8) -> Option<FlowHash> {
     let (source, destination) = (to_words(packet.source.ip()), to_words(packet.destination.ip()));
-    let protocol = protocol_number(packet.protocol);
     match (packet.source.is_ipv4(), packet.destination.is_ipv4()) {
         (true, true) => Some(FlowHash::v4(key, source[0], destination[0], ports, protocol)),
         (false, false) => Some(FlowHash::v6(key, source, destination, ports, protocol)),

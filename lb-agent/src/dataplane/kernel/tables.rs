@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError};
 use lb_common::filter::Of;
 use lb_common::limits::{SLOTS_PER_BLOCK, slot_blocks};
-use lb_common::maps::{self, BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, KeyV4, KeyV6, Service, SlotBlock};
+use lb_common::maps::{self, BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, KeyV4, KeyV6, Load, Service, SlotBlock};
 use lb_common::mode::{Forwarding, ServiceMode, Tracking};
 use lb_common::packet::ip::UDP;
 use lb_common::slot::Slot;
@@ -44,6 +44,7 @@ pub struct Endpoint {
     pub vip: ServiceAddress,
     pub address: IpAddr,
     pub port: u16,
+    pub weight: u16,
     pub next_hop: Option<NextHop>,
     pub accepts_new: bool,
 }
@@ -56,6 +57,7 @@ pub struct Tables {
     filters: Filters,
     pools: Pools,
     backends: Mapped,
+    loads: Mapped,
     slot_tables: ArrayOfMaps<MapData, Array<MapData, Block>>,
     /// The same map once more: read this way it gives file descriptors, which aya's typed arrays keep to themselves.
     slot_table_maps: ArrayOfMaps<MapData, MapData>,
@@ -68,6 +70,8 @@ impl Tables {
     pub(super) fn open(pins: &Pins, meta: &Meta) -> Result<Self, KernelError> {
         let backends = pins.map_data(maps::BACKENDS)?;
         let bytes = meta.backend_capacity as usize * size_of::<Backend>();
+        let loads = pins.map_data(maps::LOADS)?;
+        let loads = Mapped::new(loads.fd().as_fd(), meta.backend_capacity as usize * size_of::<Load>());
         let services_v4: ServiceMapV4 = typed(pins, maps::SERVICES_V4)?;
         let services_v6: ServiceMapV6 = typed(pins, maps::SERVICES_V6)?;
         let endpoints = Endpoints::open(pins)?;
@@ -80,6 +84,7 @@ impl Tables {
             endpoints,
             pools: Pools::open(pins, meta)?,
             backends: Mapped::new(backends.fd().as_fd(), bytes).map_err(KernelError::io("map the backends"))?,
+            loads: loads.map_err(KernelError::io("map the loads"))?,
             slot_tables: typed(pins, maps::SLOT_TABLES)?,
             slot_table_maps: typed(pins, maps::SLOT_TABLES)?,
             mapped: Index::new(),
@@ -228,6 +233,7 @@ impl Tables {
         if u32::from(id) >= self.capacity {
             return Err(KernelError::NoRoom { id, capacity: self.capacity });
         }
+        self.loads.words32()[2 * usize::from(id) + 1].store(u32::from(endpoint.weight), Ordering::Relaxed);
         let own = ServiceAddress { vip: endpoint.address, port: endpoint.port, protocol: endpoint.vip.protocol };
         let has_ports = endpoint.mode.forwarding() == Forwarding::Snat;
         // Ports are there before a packet asks for one.
@@ -246,6 +252,18 @@ impl Tables {
         let backends = &self.backends;
         let is_recorded = |other| read_backend(backends, other).mode().tracking() == Tracking::Full;
         self.endpoints.join(own, member, is_recorded, &mut self.filters)
+    }
+
+    /// Active flows as schedulers see them now.
+    pub fn active(&self, id: u16) -> u32 {
+        self.loads.words32().get(2 * usize::from(id)).map_or(0, |active| active.load(Ordering::Relaxed))
+    }
+
+    /// What schedulers count from, after a sweep.
+    pub(super) fn set_active(&self, id: u16, flows: u64) {
+        if let Some(active) = self.loads.words32().get(2 * usize::from(id)) {
+            active.store(u32::try_from(flows).unwrap_or(u32::MAX), Ordering::Relaxed);
+        }
     }
 
     /// # Errors

@@ -354,6 +354,8 @@ pub(super) fn adopted(world: &World) -> Adopted {
                 address: ServiceAddress { vip: s.vip, port: s.port, protocol: s.protocol },
                 forward: s.forward,
                 tracking: s.tracking,
+                scheduler: s.scheduler,
+                affinity: s.affinity,
                 slots: if s.tracking == Tracking::Minimal { world.maps.slots[&s.id].clone() } else { Vec::new() },
             })
             .collect(),
