@@ -1,5 +1,6 @@
 //! The BPF side: entry points, maps, helpers.
 
+mod dry_run;
 mod fib;
 mod maps;
 mod tc;
@@ -11,10 +12,11 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use dry_run::DryRun;
 use lb_ebpf::hook::Hook as _;
 use lb_ebpf::packet::Verdict;
 use lb_ebpf::steps;
-use maps::{DryRun, Live};
+use maps::Live;
 use tc::TcHook;
 use xdp::XdpHook;
 
