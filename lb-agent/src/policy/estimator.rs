@@ -342,6 +342,11 @@ impl Estimator {
             model.idle = if seen.picks == 0 { model.idle + interval } else { 0.0 };
         }
         self.explore();
+        self.refresh();
+    }
+
+    /// Brings the delays in line with levels and shapes.
+    pub(super) fn refresh(&mut self) {
         for model in &mut self.models {
             model.refresh(&self.grid);
         }

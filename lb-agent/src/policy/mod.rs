@@ -8,9 +8,11 @@ mod classic;
 mod controller;
 pub mod curve;
 pub mod estimator;
+mod journal;
 mod kernel_rules;
 pub mod kind;
 mod knapsack;
+pub mod knowledge;
 pub mod math;
 pub mod observation;
 pub mod plan;
@@ -22,7 +24,8 @@ mod weights;
 
 use rand_pcg::Pcg64;
 
-pub use controller::Controller;
+pub use controller::{Controller, Switch};
+pub use journal::Change;
 pub use kind::PolicyKind;
 pub use observation::{Observation, Seen};
 pub use plan::{BackendPlan, Chooser, Plan};

@@ -9,8 +9,8 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::play::Contender;
-use super::report;
 use super::study::Study;
+use super::{pictures, report};
 use crate::config;
 use crate::model::scenario::Scenario;
 use crate::policy::PolicyKind;
@@ -49,7 +49,7 @@ pub struct SimulateArgs {
     /// Threads to use [default: one a processor]; the result does not depend on it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=256))]
     pub threads: Option<u64>,
-    /// Write results as JSON, CSV and Markdown into this directory
+    /// Write results as JSON, CSV and Markdown into this directory, and pictures of seed 1 as SVG and PNG
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Print JSON; the same as `-o json`
@@ -128,6 +128,9 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         write(directory, "results.json", &report::json(&study, &outcomes)?)?;
         write(directory, "results.csv", &report::csv(&study, &outcomes))?;
         write(directory, "results.md", &report::markdown(&study, &outcomes))?;
+        let progress = progress_bar(pictures::count(&study), "{bar:20} {pos}/{len} pictures")?;
+        pictures::draw(&study, &outcomes, directory, &|| progress.inc(1))?;
+        progress.finish_and_clear();
     }
     match std::io::stdout().lock().write_all(shown.as_bytes()) {
         // Whoever reads, `head` for example, has seen enough.

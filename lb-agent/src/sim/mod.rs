@@ -5,6 +5,7 @@ mod calendar;
 mod chance;
 mod choice;
 mod command;
+mod pictures;
 mod play;
 mod record;
 mod report;
@@ -13,6 +14,8 @@ mod study;
 mod trace;
 mod world;
 
+#[cfg(test)]
+mod proof_tests;
 #[cfg(test)]
 mod tests;
 

@@ -6,7 +6,7 @@ use crate::config::load_scenario;
 use crate::model::scenario::Scenario;
 use crate::policy::PolicyKind;
 
-fn scenario(text: &str) -> Scenario {
+pub(super) fn scenario(text: &str) -> Scenario {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("scenario.yaml");
     std::fs::write(&file, text).unwrap();
