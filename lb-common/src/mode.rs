@@ -50,7 +50,7 @@ pub enum Scheduler {
 /// | 2–4 | forwarding |
 /// | 5–6 | scheduler |
 /// | 7 | client affinity |
-/// | 5–15 | zero |
+/// | 8–15 | zero |
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]

@@ -97,8 +97,10 @@ fn finish_tc(hook: TcHook, verdict: Verdict) -> i32 {
 }
 
 /// Which backend would this packet get? Run with BPF_PROG_TEST_RUN, never attached; changes and counts nothing.
-/// The answer is [`lb_common::route::Route`], packed.
+/// The answer is [`lb_common::route::Route`], packed. Inlined: the verifier allows no pointers into a packet to be passed as the compiler
+/// passes them.
 #[xdp]
+#[inline(always)]
 fn route(ctx: XdpContext) -> u32 {
     let hook = XdpHook(ctx.as_ptr().cast());
     steps::route(&DryRun(Live(hook)), hook.frame())

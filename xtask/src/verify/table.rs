@@ -57,7 +57,7 @@ mod tests {
         };
         let expected = "\
 program  loaded    verified  instructions  machine code  calls  dearest with
-balance       3  100 to 200             9            40      0  1048576 flows, 1024 backends, 250 Hz, key 2";
+balance       3  100 to 200             9            40      0  1048576 flows, 1024 backends, 250 Hz, key 2, ports 16384-32767";
         assert_eq!(render(&[loaded(100, 1), loaded(200, 2), loaded(200, 3)]), expected);
     }
 }
