@@ -9,7 +9,7 @@ use crate::limits::{MAX_BACKEND_ID, MAX_MEMBERSHIPS, SLOTS_PER_BLOCK};
 use crate::mode::ServiceMode;
 
 /// Goes up with every change of a key, a value, an encoding or the flow hash.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
 
 pub const SERVICES_V4: &str = "SERVICES_V4";
 pub const SERVICES_V6: &str = "SERVICES_V6";

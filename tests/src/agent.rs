@@ -188,9 +188,15 @@ impl<'lab> Agent<'lab> {
 
     /// Writes another configuration and has the agent read it; what the command said is returned.
     pub fn reload(&mut self, config: Config) -> Result<Finished> {
+        self.set_config(config)?;
+        self.cli(["reload"])
+    }
+
+    /// Another configuration for the next start.
+    pub fn set_config(&mut self, config: Config) -> Result<()> {
         self.write_config(&config)?;
         self.config = config;
-        self.cli(["reload"])
+        Ok(())
     }
 
     /// SIGKILL: no destructor, no goodbye.

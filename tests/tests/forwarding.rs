@@ -5,12 +5,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use lb_agent::model::config::Hook;
 use lb_tests::agent::{Agent, binary, service_of};
 use lb_tests::clients;
 use lb_tests::config::{Config, Member, Service};
 use lb_tests::lab::address::Family;
 use lb_tests::lab::process::Running;
-use lb_tests::lab::{FAR_END, Lab, Options, netlink, with_lab, xdp};
+use lb_tests::lab::{FAR_END, Lab, Options, at_each_hook, netlink, with_lab, xdp};
 use lb_tests::programs;
 use lb_tests::wait::wait_until;
 use nix::sys::signal::Signal;
@@ -99,10 +100,10 @@ fn told_too_big(agent: &Agent<'_>) -> Result<u64> {
 
 #[test]
 fn backends_that_have_the_vip_answer_for_it() {
-    with_lab(Options::default(), |lab| {
+    at_each_hook(Options::for_hook, |lab, hook| {
         let _servers = lab.backends.iter().map(|backend| programs::nginx(lab, backend)).collect::<Result<Vec<_>>>()?;
         give_vips(lab)?;
-        let agent = Agent::start(lab, Config::for_lab(lab, services(lab, "dsr", false)))?;
+        let agent = Agent::start(lab, Config { hook, ..Config::for_lab(lab, services(lab, "dsr", false)) })?;
         exercise(lab, &agent)?;
         ensure!(told_too_big(&agent)? == 0, "nothing grows");
         Ok(())
@@ -130,30 +131,37 @@ fn decapsulate(lab: &Lab) -> Result<Vec<Running>> {
 
 #[test]
 fn tunnels_of_every_kind_reach_the_backends() {
-    with_lab(Options { far_end_programs: false, ..Options::default() }, |lab| {
-        let _servers = lab.backends.iter().map(|backend| programs::nginx(lab, backend)).collect::<Result<Vec<_>>>()?;
-        give_vips(lab)?;
-        let_answers_arrive(lab)?;
-        let decaps = decapsulate(lab)?;
-        let mut agent = Agent::start(lab, Config::for_lab(lab, services(lab, "ipip", false)))?;
-        exercise(lab, &agent).context("ipip")?;
-        ensure!(told_too_big(&agent)? > 0, "full segments do not fit into a tunnel, and nobody was told");
-        for (forward, crossed) in [("gue", false), ("ipip", true), ("gue", true)] {
-            agent.reload(Config::for_lab(lab, services(lab, forward, crossed)))?.success()?;
-            exercise(lab, &agent).with_context(|| format!("{forward}, crossed: {crossed}"))?;
-        }
-        for (decap, backend) in decaps.into_iter().zip(&lab.backends) {
-            decap.signal(Signal::SIGTERM)?;
-            let finished = decap.finish(STOP_LIMIT)?.success()?;
-            let report: serde_json::Value = serde_json::from_str(&finished.out).context("reading the report")?;
-            let count = |key: &str| report[key].as_u64().unwrap_or(0);
-            ensure!(count("ipip") > 0 && count("gue") > 0 && count("bytes") > 0, "{report}");
-            ensure!(report["passed"]["malformed"] == 0 && report["passed"]["foreign_source"] == 0, "{report}");
-            let program = backend.namespace.tokio(|| async { xdp::program_id(&netlink::connect()?, FAR_END).await })?;
-            ensure!(program.is_none(), "a program is left on {}", backend.name);
-        }
-        Ok(())
-    });
+    at_each_hook(
+        |hook| Options { far_end_programs: false, ..Options::for_hook(hook) },
+        |lab, hook| {
+            let _servers =
+                lab.backends.iter().map(|backend| programs::nginx(lab, backend)).collect::<Result<Vec<_>>>()?;
+            give_vips(lab)?;
+            if hook == Hook::Xdp {
+                let_answers_arrive(lab)?;
+            }
+            let decaps = decapsulate(lab)?;
+            let mut agent = Agent::start(lab, Config { hook, ..Config::for_lab(lab, services(lab, "ipip", false)) })?;
+            exercise(lab, &agent).context("ipip")?;
+            ensure!(told_too_big(&agent)? > 0, "full segments do not fit into a tunnel, and nobody was told");
+            for (forward, crossed) in [("gue", false), ("ipip", true), ("gue", true)] {
+                agent.reload(Config { hook, ..Config::for_lab(lab, services(lab, forward, crossed)) })?.success()?;
+                exercise(lab, &agent).with_context(|| format!("{forward}, crossed: {crossed}"))?;
+            }
+            for (decap, backend) in decaps.into_iter().zip(&lab.backends) {
+                decap.signal(Signal::SIGTERM)?;
+                let finished = decap.finish(STOP_LIMIT)?.success()?;
+                let report: serde_json::Value = serde_json::from_str(&finished.out).context("reading the report")?;
+                let count = |key: &str| report[key].as_u64().unwrap_or(0);
+                ensure!(count("ipip") > 0 && count("gue") > 0 && count("bytes") > 0, "{report}");
+                ensure!(report["passed"]["malformed"] == 0 && report["passed"]["foreign_source"] == 0, "{report}");
+                let program =
+                    backend.namespace.tokio(|| async { xdp::program_id(&netlink::connect()?, FAR_END).await })?;
+                ensure!(program.is_none(), "a program is left on {}", backend.name);
+            }
+            Ok(())
+        },
+    );
 }
 
 /// A tunnel whose sender nobody named goes to the stack, which has no use for it.

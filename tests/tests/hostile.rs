@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use lb_agent::model::config::Hook;
 use lb_tests::agent::Agent;
 use lb_tests::clients;
 use lb_tests::config::{Config, Health, Service};
@@ -30,7 +31,7 @@ fn withstand(lab: &Lab, assault: Assault) -> Result<()> {
     let agent = Agent::start(lab, Config::for_lab(lab, services))?;
     agent.wait_all_up(UP_LIMIT)?;
     let pid = agent.pid();
-    let watch = xdp::Watch::start(&lab.balancer, &lab.devices());
+    let watch = xdp::Watch::start(&lab.balancer, &lab.devices(), Hook::Xdp);
     let open = |family: Family| LongLived::open(&lab.client, clients::http(family.vip()), CONNECTIONS_PER_FAMILY);
     let connections = Family::ALL.into_iter().map(open).collect::<Result<Vec<_>>>()?;
     let ports = |(family, one): (Family, &LongLived)| one.report().ports.into_iter().map(move |port| (family, port));

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use lb_agent::model::config::Hook;
 use lb_agent::os::ethtool::{self, Offloads as Switches};
 use lb_tests::connections::{Arrivals, LongLived};
 use lb_tests::hostile::Assault;
@@ -138,7 +139,7 @@ fn far_ends_have_a_program_and_the_balancer_has_none() {
     with_lab(Options::default(), |lab| {
         let id = lab.client.tokio(|| async { xdp::program_id(&netlink::connect()?, FAR_END).await })?;
         ensure!(id.is_some(), "the client's device has no program");
-        let watch = xdp::Watch::start(&lab.balancer, &lab.devices());
+        let watch = xdp::Watch::start(&lab.balancer, &lab.devices(), Hook::Xdp);
         std::thread::sleep(Duration::from_millis(100));
         for seen in watch.stop()? {
             ensure!(seen.programs == [None] && seen.polls >= 2, "{seen:?}");

@@ -4,6 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use lb_agent::dataplane::kernel::{self, Kernel, Sizes};
+use lb_agent::model::config::{Hook, Ports};
+use lb_agent::model::hook::Place;
 use lb_tests::agent::Agent;
 use lb_tests::clients;
 use lb_tests::config::{Config, Service};
@@ -11,7 +14,7 @@ use lb_tests::connections::{Arrivals, LongLived};
 use lb_tests::lab::address::Family;
 use lb_tests::lab::process::Running;
 use lb_tests::lab::xdp::{self, Seen};
-use lb_tests::lab::{Lab, Options, netlink, with_lab};
+use lb_tests::lab::{Lab, Options, at_each_hook, netlink, with_lab};
 use lb_tests::programs;
 use nix::sys::signal::Signal;
 
@@ -21,8 +24,9 @@ fn servers(lab: &Lab) -> Result<Vec<Running>> {
     lab.backends.iter().map(|backend| programs::nginx(lab, backend)).collect()
 }
 
-fn start(lab: &Lab) -> Result<Agent<'_>> {
-    let agent = Agent::start(lab, Config::for_lab(lab, vec![Service::web(lab), Service::web6(lab)]))?;
+fn start(lab: &Lab, hook: Hook) -> Result<Agent<'_>> {
+    let services = vec![Service::web(lab), Service::web6(lab)];
+    let agent = Agent::start(lab, Config { hook, ..Config::for_lab(lab, services) })?;
     agent.wait_all_up(UP_LIMIT)?;
     Ok(agent)
 }
@@ -70,12 +74,12 @@ fn always_the_same(seen: &[Seen], agent: &Agent<'_>) -> Result<()> {
     Ok(())
 }
 
-fn programs_attached(lab: &Lab) -> Result<Vec<Option<u32>>> {
+fn programs_attached(lab: &Lab, hook: Hook) -> Result<Vec<Option<u32>>> {
     lab.balancer.tokio(|| async {
         let handle = netlink::connect()?;
         let mut found = Vec::new();
         for device in lab.devices() {
-            found.push(xdp::program_id(&handle, &device).await?);
+            found.push(xdp::program_at(hook, &handle, &device).await?);
         }
         Ok(found)
     })
@@ -83,11 +87,11 @@ fn programs_attached(lab: &Lab) -> Result<Vec<Option<u32>>> {
 
 #[test]
 fn a_killed_agent_breaks_nothing_and_a_new_one_takes_over() {
-    with_lab(Options::default(), |lab| {
+    at_each_hook(Options::for_hook, |lab, hook| {
         let _servers = servers(lab)?;
-        let mut agent = start(lab)?;
+        let mut agent = start(lab, hook)?;
         let load = Load::start(lab)?;
-        let watch = xdp::Watch::start(&lab.balancer, &lab.devices());
+        let watch = xdp::Watch::start(&lab.balancer, &lab.devices(), hook);
         load.goes_on("with the first agent")?;
 
         agent.kill9();
@@ -116,11 +120,11 @@ fn a_killed_agent_breaks_nothing_and_a_new_one_takes_over() {
 
 #[test]
 fn an_agent_that_is_killed_again_and_again_breaks_nothing() {
-    with_lab(Options::default(), |lab| {
+    at_each_hook(Options::for_hook, |lab, hook| {
         let _servers = servers(lab)?;
-        let mut agent = start(lab)?;
+        let mut agent = start(lab, hook)?;
         let load = Load::start(lab)?;
-        let watch = xdp::Watch::start(&lab.balancer, &lab.devices());
+        let watch = xdp::Watch::start(&lab.balancer, &lab.devices(), hook);
         for round in 1..=5 {
             agent.kill9();
             agent.launch().with_context(|| format!("round {round}"))?;
@@ -134,15 +138,15 @@ fn an_agent_that_is_killed_again_and_again_breaks_nothing() {
 
 #[test]
 fn a_stopped_agent_leaves_the_program_and_only_unload_removes_it() {
-    with_lab(Options::default(), |lab| {
+    at_each_hook(Options::for_hook, |lab, hook| {
         let _servers = servers(lab)?;
-        let mut agent = start(lab)?;
+        let mut agent = start(lab, hook)?;
         let load = Load::start(lab)?;
-        let before = programs_attached(lab)?;
+        let before = programs_attached(lab, hook)?;
         ensure!(before.iter().all(Option::is_some), "{before:?}");
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
             agent.stop(signal)?.success()?;
-            ensure!(programs_attached(lab)? == before, "{signal} has changed what is attached");
+            ensure!(programs_attached(lab, hook)? == before, "{signal} has changed what is attached");
             load.goes_on("without an agent")?;
             agent.launch()?;
         }
@@ -151,7 +155,7 @@ fn a_stopped_agent_leaves_the_program_and_only_unload_removes_it() {
 
         agent.stop(Signal::SIGTERM)?.success()?;
         agent.unload()?.success()?;
-        let after = programs_attached(lab)?;
+        let after = programs_attached(lab, hook)?;
         ensure!(after.iter().all(Option::is_none), "{after:?}");
         ensure!(!lab.pin_dir().exists(), "pins are left");
         agent.unload()?.success().context("unloading twice")?;
@@ -159,12 +163,63 @@ fn a_stopped_agent_leaves_the_program_and_only_unload_removes_it() {
     });
 }
 
+/// An agent that is told to use the other hook moves there while packets flow: no look at an interface finds it without a program.
+#[test]
+fn a_new_agent_moves_to_another_hook() {
+    with_lab(Options::default(), |lab| {
+        let _servers = servers(lab)?;
+        let mut agent = start(lab, Hook::Xdp)?;
+        let load = Load::start(lab)?;
+        for (old, new) in [(Hook::Xdp, Hook::Tc), (Hook::Tc, Hook::Xdp)] {
+            agent.stop(Signal::SIGTERM)?.success()?;
+            agent.set_config(Config { hook: new, ..agent.config().clone() })?;
+            agent.launch()?;
+            load.goes_on(&format!("at {new} instead of {old}"))?;
+            let (there, gone) = (programs_attached(lab, new)?, programs_attached(lab, old)?);
+            ensure!(there.iter().all(Option::is_some) && gone.iter().all(Option::is_none), "{there:?}, {gone:?}");
+        }
+        load.end()
+    });
+}
+
+/// Requests arrive at XDP and answers at tc, over the same maps.
+#[test]
+fn interfaces_may_have_different_hooks() {
+    with_lab(Options::default(), |lab| {
+        let _servers = servers(lab)?;
+        let mut agent = start(lab, Hook::Xdp)?;
+        let load = Load::start(lab)?;
+        agent.stop(Signal::SIGTERM)?.success()?;
+        let devices = lab.balancer.tokio(|| async {
+            let handle = netlink::connect()?;
+            let mut devices = Vec::new();
+            for backend in &lab.backends {
+                devices.push((&backend.device, netlink::link(&handle, &backend.device).await?.index));
+            }
+            anyhow::Ok(devices)
+        })?;
+        lab.balancer.enter(|| {
+            let mut kernel = Kernel::open(lab.pin_dir(), Sizes::new(64 << 10, 6, Ports::default()))?;
+            for (device, ifindex) in devices {
+                kernel.attach(device, ifindex, Place::Tc, None)?;
+                kernel.detach(kernel::Hook::Xdp, ifindex)?;
+            }
+            anyhow::Ok(())
+        })?;
+        let at_xdp: Vec<_> = programs_attached(lab, Hook::Xdp)?.iter().map(Option::is_some).collect();
+        let at_tc: Vec<_> = programs_attached(lab, Hook::Tc)?.iter().map(Option::is_some).collect();
+        ensure!(at_xdp == [true, false, false, false] && at_tc == [false, true, true, true], "{at_xdp:?} {at_tc:?}");
+        load.goes_on("with both hooks")?;
+        load.end()
+    });
+}
+
 #[test]
 fn a_second_agent_is_refused_and_disturbs_nothing() {
     with_lab(Options::default(), |lab| {
         let _servers = servers(lab)?;
-        let agent = start(lab)?;
-        let before = programs_attached(lab)?;
+        let agent = start(lab, Hook::Xdp)?;
+        let before = programs_attached(lab, Hook::Xdp)?;
         // The same configuration, and one that shares only the devices and the pins.
         let same = lab.balancer.run(agent.run_command())?;
         let mut config = agent.config().clone();
@@ -179,7 +234,7 @@ fn a_second_agent_is_refused_and_disturbs_nothing() {
             let words = second.err.to_lowercase();
             ensure!(words.contains("agent") && (words.contains("already") || words.contains("another")), "{second}");
         }
-        ensure!(agent.is_running() && programs_attached(lab)? == before, "the first agent was disturbed");
+        ensure!(agent.is_running() && programs_attached(lab, Hook::Xdp)? == before, "the first agent was disturbed");
         agent.wait_all_up(UP_LIMIT)?;
         clients::curl(&lab.client, Family::V4.vip(), 30)?;
         Ok(())
@@ -190,7 +245,7 @@ fn a_second_agent_is_refused_and_disturbs_nothing() {
 fn a_reload_that_is_wrong_changes_nothing() {
     with_lab(Options::default(), |lab| {
         let _servers = servers(lab)?;
-        let mut agent = start(lab)?;
+        let mut agent = start(lab, Hook::Xdp)?;
         let load = Load::start(lab)?;
         let (good, generation) = (agent.config().clone(), agent.status()?.config_generation);
         let mut wrong = good.clone();

@@ -292,7 +292,7 @@ fn without_a_file_it_chooses_and_says_so() {
         answers.with_context(|| said.clone())?;
         process.signal(Signal::SIGTERM)?;
         process.finish(Duration::from_secs(20))?.success()?;
-        for word in [lab.backends[0].device.as_str(), "cli0", "native"] {
+        for word in [lab.backends[0].device.as_str(), "cli0", "tcx"] {
             ensure!(said.contains(word), "it does not say {word}: {said}");
         }
         Ok(())

@@ -9,7 +9,6 @@ use super::values::duration_text;
 
 /// Key, values refused, what to use instead.
 const VALUES: &[(&str, &[&str], &str)] = &[
-    ("hook", &["tc"], "use `auto` or `xdp`"),
     (
         "policy",
         &[

@@ -24,8 +24,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         let message = "no Ethernet interface is up in this network namespace";
         findings.push(problem("interface", "host", message, Some("ip -brief link".into())));
     }
-    for examined in &facts.interfaces {
-        findings.extend(interface::judge(facts, examined));
+    for (examined, choice) in facts.interfaces.iter().zip(interface::places(facts)) {
+        findings.extend(interface::judge(facts, examined, &choice));
     }
     findings.extend(facts.lent.as_ref().map(ports::judge));
     findings.extend(facts.vips.iter().map(vip));

@@ -68,8 +68,11 @@ fn only<'a>(findings: &'a [Finding], check: &str) -> &'a Finding {
 fn checksum_offload_on_a_veth_is_a_problem_until_it_is_mended() {
     async fn check(lab: Lab) {
         lab.veth("lb0", "peer0").await;
-        // Without a name, every interface that is up is examined.
+        // Without a name, every interface that is up is examined; left to itself, the agent would take a hook that needs nothing.
         let findings = examine(None, &[], &[]).await;
+        assert!(only(&findings, "hook").message.starts_with("tc/tcx"));
+        let at_xdp = config("10.0.0.1", "10.0.0.2");
+        let findings = examine(Some(&at_xdp), &[], &[]).await;
         let found = only(&findings, "tx-checksum-offload");
         assert_eq!((found.subject.as_str(), found.severity), ("lb0", Severity::Problem));
         assert_eq!(found.mend.as_deref(), Some("ethtool -K lb0 tx off"));
@@ -77,7 +80,7 @@ fn checksum_offload_on_a_veth_is_a_problem_until_it_is_mended() {
 
         // What the mend does.
         set_offload("lb0", Offload::TxChecksum, false).unwrap();
-        let findings = examine(None, &["lb0".into()], &[]).await;
+        let findings = examine(Some(&at_xdp), &["lb0".into()], &[]).await;
         assert_eq!(only(&findings, "tx-checksum-offload").severity, Severity::Ok);
         let args = DoctorArgs { interface: vec!["absent0".into()], json: true, ..DoctorArgs::default() };
         assert_eq!(run(args, None, &[]).await.unwrap(), ExitCode::FAILURE);
@@ -122,12 +125,15 @@ fn a_program_on_the_interface_is_foreign_unless_it_is_ours() {
         lab::attach(lab.netlink(), "lb0", &program, lab::NATIVE).await.unwrap();
         let id = links::by_name("lb0").await.unwrap().xdp.unwrap().program_id;
 
-        let findings = examine(None, &["lb0".into()], &[id + 1]).await;
+        let at_xdp = config("10.0.0.1", "10.0.0.2");
+        let findings = examine(Some(&at_xdp), &[], &[id + 1]).await;
         let foreign = only(&findings, "xdp-program");
         assert_eq!(foreign.severity, Severity::Problem);
         assert!(foreign.message.contains(&format!("(native, id {id})")), "{}", foreign.message);
         assert_eq!(foreign.mend.as_deref(), Some("ip link set dev lb0 xdpdrv off"));
-        let findings = examine(None, &["lb0".into()], &[id]).await;
+        let findings = examine(None, &["lb0".into()], &[id + 1]).await;
+        assert_eq!(only(&findings, "xdp-program").severity, Severity::Warning, "at tc it only comes first");
+        let findings = examine(Some(&at_xdp), &[], &[id]).await;
         assert_eq!(only(&findings, "xdp-program").severity, Severity::Ok);
     }
     lab::run(check);
@@ -142,7 +148,7 @@ fn the_mtu_that_is_too_large_is_the_one_that_the_kernel_refuses() {
         for mtu in [3507, 3506] {
             set(lab.netlink(), named("lb0").mtu(mtu)).await;
             lab.in_peer(|| async { set(&Netlink::open().unwrap(), named("peer0").mtu(mtu)).await });
-            let findings = examine(None, &["lb0".into()], &[]).await;
+            let findings = examine(Some(&config("10.0.0.1", "10.0.0.2")), &[], &[]).await;
             let accepted = findings.iter().all(|finding| finding.check != "xdp-mtu");
             assert_eq!(lab::attach(lab.netlink(), "lb0", &program, lab::NATIVE).await.is_ok(), accepted, "MTU {mtu}");
             verdicts.push(accepted);

@@ -4,6 +4,7 @@
 
 pub mod addresses;
 pub mod ethtool;
+pub mod hook;
 pub mod host;
 #[cfg(test)]
 pub(crate) mod lab;

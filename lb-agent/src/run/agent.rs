@@ -12,16 +12,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::apply::Applied;
+use super::interfaces::Fit;
 use super::requests::Request;
 use super::saved::Store;
 use super::traffic::Meter;
 use super::{RunError, Source, interfaces, systemd};
-use crate::dataplane::kernel::{Events, Kernel, Mode};
+use crate::dataplane::kernel::{Events, Hook, Kernel, KernelError};
 use crate::engine::{BackendId, Engine, Event, ServiceId};
 use crate::health::{ProbeReport, Prober};
-use crate::model::config::Config;
+use crate::model::config::{self, Config};
+use crate::model::hook::{Choice, after_refusal};
 use crate::model::view;
-use crate::os::links::{Link, LinkEvent};
+use crate::os::links::LinkEvent;
 use crate::os::neighbours::{NeighbourEvent, Neighbours};
 
 /// How often flows are counted, counters read and the engine told the time.
@@ -99,51 +101,51 @@ impl Agent {
     }
 
     /// Fills the maps, then attaches: from the first packet on everything is in place.
-    pub(super) fn bring_up(&mut self, links: &[Link]) -> Result<(), RunError> {
+    pub(super) fn bring_up(&mut self, fits: Vec<Fit>) -> Result<(), RunError> {
         let effects = self.engine.handle(self.now(), Event::Configured(self.config.clone()));
         if let Some(reason) = super::apply::rejection(&effects) {
             return Err(RunError::Unfit(reason));
         }
         self.apply_all(effects)?;
         let attached_before = self.kernel.attached()?;
-        if let Err(error) = self.attach_all(links) {
-            // Those that this start has attached go again; those of an earlier agent stay.
-            for link in links.iter().filter(|link| !attached_before.contains(&link.index)) {
-                self.kernel.detach(link.index)?;
-            }
-            return Err(error);
+        let attached = fits.into_iter().map(|fit| self.attach(fit)).collect::<Result<Vec<_>, _>>();
+        // If one fails, those that this start has attached go again; those of an earlier agent stay.
+        let kept = attached.as_ref().unwrap_or(&attached_before);
+        // Otherwise those that an earlier agent has attached elsewhere: packets were never without a program.
+        let unwanted: Vec<_> = self.kernel.attached()?.into_iter().filter(|place| !kept.contains(place)).collect();
+        for (hook, ifindex) in unwanted {
+            self.kernel.detach(hook, ifindex)?;
         }
-        // An interface that has left the configuration while no agent ran.
-        for ifindex in attached_before.into_iter().filter(|index| links.iter().all(|link| link.index != *index)) {
-            self.kernel.detach(ifindex)?;
-        }
+        attached?;
         let effects = self.engine.handle(self.now(), Event::Attached);
         self.apply_all(effects)?;
         Ok(())
     }
 
-    fn attach_all(&mut self, links: &[Link]) -> Result<(), RunError> {
-        links.iter().try_for_each(|link| self.attach(link))
-    }
-
-    pub(super) fn attach(&mut self, link: &Link) -> Result<(), RunError> {
-        let mode = interfaces::mode(&self.config);
-        let present = link.xdp.as_ref().map(|xdp| xdp.program_id);
-        let attached = self.kernel.attach(&link.name, link.index, mode, present)?;
-        let mode = match mode {
-            Mode::Native => "native",
-            Mode::Generic => "generic",
-        };
-        tracing::info!(interface = %link.name, hook = "xdp", mode, taken_over = attached.taken_over, "attached");
+    /// Gives the hook and the interface's number.
+    pub(super) fn attach(&mut self, fit: Fit) -> Result<(Hook, u32), RunError> {
+        let Fit { link, mut choice } = fit;
+        let xdp = link.xdp.as_ref().map(|xdp| xdp.program_id);
+        let mut attached = self.kernel.attach(&link.name, link.index, choice.place, xdp);
+        if let Err(KernelError::NoNativeXdp { reason, .. }) = &attached
+            && self.config.hook == config::Hook::Auto
+        {
+            choice = after_refusal(reason);
+            attached = self.kernel.attach(&link.name, link.index, choice.place, xdp);
+        }
+        let taken_over = attached?.taken_over;
+        let Choice { place, reason } = choice;
+        let (interface, hook, mode) = (link.name, place.hook(), place.mode());
+        tracing::info!(interface, hook, mode, taken_over, "attached: {reason}");
         let attachment = view::Attachment {
-            interface: link.name.clone(),
-            hook: "xdp".into(),
+            interface: interface.clone(),
+            hook: hook.into(),
             mode: mode.into(),
-            program_id: self.kernel.program_id()?,
-            reason: format!("hook: {} means xdp, the hook of this version; xdp_mode: {mode}", self.config.hook),
+            program_id: self.kernel.program_id(Hook::of(place))?,
+            reason,
         };
-        self.attachments.insert(link.name.clone(), attachment);
-        Ok(())
+        self.attachments.insert(interface, attachment);
+        Ok((Hook::of(place), link.index))
     }
 
     /// Until a signal ends it. The data plane goes on without an agent.
@@ -206,21 +208,29 @@ impl Agent {
     }
 
     /// An interface of ours that is made again gets its program again.
-    fn link_changed(&mut self, event: &LinkEvent) {
+    async fn link_changed(&mut self, event: &LinkEvent) {
         match event {
             LinkEvent::Created(link) if self.config.interfaces.contains(&link.name) => {
                 tracing::warn!(interface = %link.name, "the interface is back");
-                if let Err(error) = self.attach(link) {
+                if let Err(error) = self.attach_again(&link.name).await {
                     tracing::error!(interface = %link.name, %error, "cannot attach to the interface");
                 }
             }
             LinkEvent::Deleted { index, name } if self.attachments.remove(name).is_some() => {
                 tracing::error!(interface = %name, "the interface is gone; its traffic is not balanced until it is back");
-                if let Err(error) = self.kernel.detach(*index) {
+                if let Err(error) = self.kernel.detach_everywhere(*index) {
                     tracing::error!(interface = %name, %error, "cannot remove its pin");
                 }
             }
             _ => {}
+        }
+    }
+
+    async fn attach_again(&mut self, interface: &str) -> Result<(), RunError> {
+        match interfaces::examine_again(&self.config, interface).await? {
+            Some(fit) => self.attach(fit).map(drop),
+            // Gone again: that will be heard, too.
+            None => Ok(()),
         }
     }
 }
@@ -255,7 +265,7 @@ impl Loop {
                     let heard = heard.ok_or_else(|| RunError::Ended("the watch over neighbours"))?;
                     agent.event(Event::NextHop { address: heard.address, resolution: heard.resolution })?;
                 }
-                Some(event) = self.links.recv() => agent.link_changed(&event),
+                Some(event) = self.links.recv() => agent.link_changed(&event).await,
                 ready = self.missing.readable_mut() => {
                     let mut guard = ready.map_err(RunError::io("listen to the data plane"))?;
                     solicit(guard.get_inner_mut(), &agent.neighbours);

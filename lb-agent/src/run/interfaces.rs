@@ -3,8 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::RunError;
-use crate::dataplane::kernel::{self, KernelError, Mode};
-use crate::model::config::{Config, XdpMode};
+use crate::dataplane::kernel::{self, Hook, KernelError};
+use crate::model::config::Config;
+use crate::model::hook::{self, Choice};
+use crate::os;
 use crate::os::links::{self, Link};
 use crate::os::netlink::Netlink;
 use crate::os::next_hop;
@@ -13,6 +15,13 @@ use crate::os::sysctl::{self, Family};
 /// Addresses whose route is where clients come from, unless a more special one is known: the far side of the default route.
 const ANYWHERE_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 const ANYWHERE_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// An interface that may get the program, and where.
+#[derive(Debug, Clone)]
+pub(super) struct Fit {
+    pub(super) link: Link,
+    pub(super) choice: Choice,
+}
 
 /// The interfaces that lead to the backends, and the one of the default route, where clients are. Says which and why.
 pub(super) async fn choose(vip: IpAddr, backends: &[SocketAddr]) -> Result<Vec<String>, RunError> {
@@ -48,7 +57,7 @@ fn take(name: String, why: &str, chosen: &mut Vec<String>) {
 }
 
 /// The configured interfaces as they are, or what makes them unfit and how to mend it.
-pub(super) async fn examine(config: &Config) -> Result<Vec<Link>, RunError> {
+pub(super) async fn examine(config: &Config) -> Result<Vec<Fit>, RunError> {
     let mut found = Vec::new();
     let mut problems = Vec::new();
     let there = links::list().await?;
@@ -60,16 +69,31 @@ pub(super) async fn examine(config: &Config) -> Result<Vec<Link>, RunError> {
                 .push(format!("interface {name} of `interfaces` does not exist; those that do: {}", names.join(", ")));
             continue;
         };
-        let foreign = link.xdp.as_ref().filter(|xdp| !ours.contains(&xdp.program_id));
-        problems.extend(
-            foreign.map(|xdp| {
-                KernelError::ForeignProgram { interface: name.clone(), program: xdp.program_id }.to_string()
-            }),
-        );
         problems.extend(unforwarded(config, name));
         found.push(link.clone());
     }
-    if problems.is_empty() { Ok(found) } else { Err(RunError::Unfit(problems.join("\n"))) }
+    let fits = with_places(config, found);
+    problems.extend(fits.iter().filter_map(|fit| foreign(fit, &ours)));
+    if problems.is_empty() { Ok(fits) } else { Err(RunError::Unfit(problems.join("\n"))) }
+}
+
+/// Somebody else's program where ours is to be.
+fn foreign(Fit { link, choice }: &Fit, ours: &[u32]) -> Option<String> {
+    let program = link.xdp.as_ref().map(|xdp| xdp.program_id).filter(|program| !ours.contains(program))?;
+    let error = KernelError::ForeignProgram { interface: link.name.clone(), program };
+    (Hook::of(choice.place) == Hook::Xdp).then(|| error.to_string())
+}
+
+/// One that has been made anew, chosen a place for as one of all.
+pub(super) async fn examine_again(config: &Config, name: &str) -> Result<Option<Fit>, RunError> {
+    let there = links::list().await?.into_iter().filter(|link| config.interfaces.contains(&link.name)).collect();
+    Ok(with_places(config, there).into_iter().find(|fit| fit.link.name == name))
+}
+
+fn with_places(config: &Config, links: Vec<Link>) -> Vec<Fit> {
+    let facts: Vec<_> = links.iter().map(os::hook::look_at).collect();
+    let chosen = hook::choose(config.hook, config.xdp_mode, os::hook::is_tcx_here(), &facts);
+    links.into_iter().zip(chosen).map(|(link, choice)| Fit { link, choice }).collect()
 }
 
 /// `bpf_fib_lookup`, which finds the way back to clients, obeys the kernel's own switch. Answers that go straight to the
@@ -86,11 +110,4 @@ fn unforwarded(config: &Config, interface: &str) -> Vec<String> {
             format!("interface {interface} does not forward {family}, so replies would not leave; allow it: sysctl -w {key}=1")
         })
         .collect()
-}
-
-pub(super) fn mode(config: &Config) -> Mode {
-    match config.xdp_mode {
-        XdpMode::Native => Mode::Native,
-        XdpMode::Generic => Mode::Generic,
-    }
 }

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::agent::{Agent, Inputs, Parts};
 use super::control::Handle;
+use super::interfaces::Fit;
 use super::mode::Settings;
 use super::saved::Store;
 use super::{RunError, Source, interfaces};
@@ -20,7 +21,7 @@ use crate::engine::{Adopted, AdoptedBackend, AdoptedService, BackendId, Engine, 
 use crate::health::Prober;
 use crate::model::config::{Config, Tracking};
 use crate::os::host;
-use crate::os::links::{self, Link};
+use crate::os::links;
 use crate::os::neighbours::Neighbours;
 use crate::slots::Seed;
 
@@ -30,7 +31,7 @@ const QUEUE: usize = 1024;
 pub(super) async fn start(config: Config, source: Source) -> Result<Agent, RunError> {
     // What can be refused without touching anything comes first: the host, the socket, the address to listen on.
     check_host()?;
-    let links = interfaces::examine(&config).await?;
+    let fits = interfaces::examine(&config).await?;
     let socket = AdminSocket::bind(&config.api.socket)?;
     let listener = match config.api.listen {
         Some(address) => {
@@ -41,7 +42,7 @@ pub(super) async fn start(config: Config, source: Source) -> Result<Agent, RunEr
     let backends = config.services.iter().map(|service| service.backends.len()).sum();
     let kernel = Kernel::open(&config.pin_dir, Sizes::new(config.flow_table, backends, config.snat.ports))?;
     let (pin_dir, adopted) = (config.pin_dir.clone(), kernel.adopted());
-    let started = join(kernel, socket, listener, config, source, &links).await;
+    let started = join(kernel, socket, listener, config, source, fits).await;
     if started.is_err() && !adopted {
         // Nobody's packets go through what this start has loaded; an earlier agent's data plane stays.
         kernel::unload(&pin_dir)?;
@@ -56,10 +57,9 @@ async fn join(
     listener: Option<TcpListener>,
     config: Config,
     source: Source,
-    links: &[Link],
+    fits: Vec<Fit>,
 ) -> Result<Agent, RunError> {
     tracing::info!(
-        program = kernel.program_id()?,
         pins = %config.pin_dir.display(),
         "{}",
         if kernel.adopted() { "took over the data plane that was in place" } else { "loaded the data plane" }
@@ -105,7 +105,7 @@ async fn join(
         stop,
     };
     let mut agent = Agent::new(parts, inputs, config, source);
-    agent.bring_up(links)?;
+    agent.bring_up(fits)?;
     Ok(agent)
 }
 

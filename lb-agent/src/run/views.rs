@@ -197,12 +197,10 @@ impl Agent {
             summary.config_generation = self.generation;
             return Ok(summary);
         }
-        let links =
-            super::interfaces::examine(&new).await.map_err(|error| ControlError::Conflict(error.to_string()))?;
+        let fits = super::interfaces::examine(&new).await.map_err(|error| ControlError::Conflict(error.to_string()))?;
         let before: Vec<String> = self.attachments.keys().cloned().collect();
-        let added: Vec<_> = links.iter().filter(|link| !self.attachments.contains_key(&link.name)).collect();
-        for link in &added {
-            if let Err(error) = self.attach(link) {
+        for fit in fits.into_iter().filter(|fit| !before.contains(&fit.link.name)) {
+            if let Err(error) = self.attach(fit) {
                 self.detach_all_but(&before).await;
                 return Err(ControlError::Conflict(error.to_string()));
             }
@@ -255,7 +253,7 @@ impl Agent {
             self.attachments.remove(&name);
             // An interface that is gone has taken its attachment along.
             let Ok(link) = links::by_name(&name).await else { continue };
-            match self.kernel.detach(link.index) {
+            match self.kernel.detach_everywhere(link.index) {
                 Ok(()) => tracing::info!(interface = %name, "detached"),
                 Err(error) => tracing::error!(interface = %name, %error, "cannot detach"),
             }

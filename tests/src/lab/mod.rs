@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use lb_agent::model::config::Hook;
 use tempfile::TempDir;
 
 use self::address::Family;
@@ -52,6 +53,21 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { backends: 3, vip_on_balancer: false, offloads: Offloads::FitForXdp, far_end_programs: true }
+    }
+}
+
+impl Options {
+    /// What the hook that `auto` takes on a veth asks for: nothing. Devices are as the kernel makes them.
+    pub fn untouched() -> Self {
+        Self { offloads: Offloads::KernelDefault, far_end_programs: false, ..Self::default() }
+    }
+
+    /// What a balancer at this hook asks of the far ends.
+    pub fn for_hook(hook: Hook) -> Self {
+        match hook {
+            Hook::Xdp => Self::default(),
+            Hook::Auto | Hook::Tc => Self::untouched(),
+        }
     }
 }
 
@@ -114,6 +130,13 @@ pub fn with_lab(options: Options, test: impl FnOnce(&Lab) -> Result<()>) {
         panic!("{error:?}");
     }
     lab.assert_clean().expect("nothing is left of the lab");
+}
+
+/// The same test at each hook, in a lab as it needs one.
+pub fn at_each_hook(options: impl Fn(Hook) -> Options, test: impl Fn(&Lab, Hook) -> Result<()>) {
+    for hook in [Hook::Xdp, Hook::Tc] {
+        with_lab(options(hook), |lab| test(lab, hook).with_context(|| format!("at the {hook} hook")));
+    }
 }
 
 impl Lab {

@@ -1,4 +1,4 @@
-//! XDP programs seen from outside: the smallest program there is, for the far ends of veth pairs and as the
+//! Programs seen from outside: the smallest program there is, for the far ends of veth pairs and as the
 //! foreign program of a test; and what the kernel says is attached, asked over netlink so that the tests need
 //! neither the agent nor its libraries to answer.
 
@@ -9,6 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use lb_agent::dataplane::kernel::tc_programs;
+use lb_agent::model::config::Hook;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
 use rtnetlink::{Handle, LinkUnspec};
 
@@ -89,6 +91,14 @@ pub async fn program_id(handle: &Handle, device: &str) -> Result<Option<u32>> {
     }))
 }
 
+/// The program that packets meet first on a device at a hook, asked in the device's namespace.
+pub async fn program_at(hook: Hook, handle: &Handle, device: &str) -> Result<Option<u32>> {
+    match hook {
+        Hook::Xdp => program_id(handle, device).await,
+        Hook::Auto | Hook::Tc => Ok(tc_programs(device).first().copied()),
+    }
+}
+
 /// Asks every 10 ms which program is on each of some devices, and remembers every answer that differs.
 #[derive(Debug)]
 pub struct Watch {
@@ -107,7 +117,7 @@ pub struct Seen {
 impl Watch {
     const PERIOD: Duration = Duration::from_millis(10);
 
-    pub fn start(namespace: &Namespace, devices: &[String]) -> Self {
+    pub fn start(namespace: &Namespace, devices: &[String], hook: Hook) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut seen: Vec<Seen> =
             devices.iter().map(|device| Seen { device: device.clone(), programs: Vec::new(), polls: 0 }).collect();
@@ -118,7 +128,7 @@ impl Watch {
             while !stopped.load(Ordering::Relaxed) {
                 ticks.tick().await;
                 for one in &mut seen {
-                    let id = program_id(&handle, &one.device).await?;
+                    let id = program_at(hook, &handle, &one.device).await?;
                     one.polls += 1;
                     if one.programs.last() != Some(&id) {
                         one.programs.push(id);

@@ -2,11 +2,13 @@
 
 use std::io;
 
-use aya::programs::links::FdLink;
-use aya::programs::{ProgramError, XdpMode};
+use aya::programs::links::{FdLink, LinkError, LinkOrder};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode};
 
 use super::Kernel;
 use super::error::KernelError;
+use crate::model::hook::Place;
 
 /// Where in the kernel packets meet a program: each has its own, over the same maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,9 +27,16 @@ impl Hook {
             Self::Tc => "tc",
         }
     }
+
+    pub const fn of(place: Place) -> Self {
+        match place {
+            Place::NativeXdp | Place::GenericXdp => Self::Xdp,
+            Place::Tc => Self::Tc,
+        }
+    }
 }
 
-/// How the driver runs the program.
+/// How the driver runs an XDP program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Native,
@@ -43,49 +52,69 @@ pub struct Attachment {
 }
 
 impl Kernel {
-    /// Attaches the program, or finds it attached by an earlier agent. `foreign` is the program that netlink says is on the
-    /// interface now, if any.
+    /// Attaches the program of the place's hook, or finds it attached by an earlier agent. `xdp` is the XDP program that netlink
+    /// says is on the interface now, if any. At tc it is put before all others, and what it passes they get to see.
     ///
     /// # Errors
-    /// When the interface has somebody else's program, or its driver does not take ours.
+    /// When the interface has somebody else's XDP program, or its driver or the kernel does not take ours.
     pub fn attach(
         &mut self,
         interface: &str,
         ifindex: u32,
-        mode: Mode,
-        present: Option<u32>,
+        place: Place,
+        xdp: Option<u32>,
     ) -> Result<Attachment, KernelError> {
-        if let Some(link) = self.pins.link(ifindex)? {
+        let hook = Hook::of(place);
+        if let Some(link) = self.pins.link(hook, ifindex)? {
             let ours = FdLink::from(link).info().map(|info| info.program_id()).ok();
-            if present.is_some() && present == ours {
+            let there = match hook {
+                Hook::Xdp => xdp.is_some() && xdp == ours,
+                Hook::Tc => ours.is_some_and(|ours| tc_programs(interface).contains(&ours)),
+            };
+            if there {
                 return Ok(Attachment { ifindex, taken_over: true });
             }
             // The interface was made again, or somebody detached the link: the pin holds nothing.
-            self.detach(ifindex)?;
+            self.detach(hook, ifindex)?;
         }
-        if let Some(program) = present {
-            return Err(KernelError::ForeignProgram { interface: interface.to_owned(), program });
-        }
-        let flags = match mode {
-            Mode::Native => XdpMode::Driver,
-            Mode::Generic => XdpMode::Skb,
+        let link = match place {
+            Place::Tc => self.link_tc(interface)?,
+            Place::NativeXdp => self.link_xdp(interface, ifindex, XdpMode::Driver, xdp)?,
+            Place::GenericXdp => self.link_xdp(interface, ifindex, XdpMode::Skb, xdp)?,
         };
-        let id = self.balance.attach_to_if_index(ifindex, flags).map_err(|error| refused(interface, error))?;
-        let link = self.balance.take_link(id).map_err(KernelError::program("taking the attachment"))?;
-        let link = FdLink::try_from(link).map_err(|error| KernelError::Io {
-            what: format!("attaching to {interface}"),
-            source: io::Error::other(error),
-        })?;
-        link.pin(self.pins.link_path(ifindex)).map_err(super::pins::pin_error)?;
+        link.pin(self.pins.link_path(hook, ifindex)).map_err(super::pins::pin_error)?;
         Ok(Attachment { ifindex, taken_over: false })
     }
 
-    /// Takes the program off an interface. One that has none is no error.
+    fn link_xdp(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        mode: XdpMode,
+        present: Option<u32>,
+    ) -> Result<FdLink, KernelError> {
+        if let Some(program) = present {
+            return Err(KernelError::ForeignProgram { interface: interface.to_owned(), program });
+        }
+        let id = self.balance.attach_to_if_index(ifindex, mode).map_err(|error| refused(interface, error))?;
+        let link = self.balance.take_link(id).map_err(KernelError::program("taking the attachment"))?;
+        link.try_into().map_err(no_link(interface))
+    }
+
+    fn link_tc(&mut self, interface: &str) -> Result<FdLink, KernelError> {
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = self.balance_tc.attach_with_options(interface, TcAttachType::Ingress, order);
+        let id = id.map_err(|error| refused_at_tc(interface, error))?;
+        let link = self.balance_tc.take_link(id).map_err(KernelError::program("taking the attachment"))?;
+        link.try_into().map_err(no_link(interface))
+    }
+
+    /// Takes a hook's program off an interface. One that has none is no error.
     ///
     /// # Errors
     /// When the pin cannot be removed.
-    pub fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
-        let path = self.pins.link_path(ifindex);
+    pub fn detach(&mut self, hook: Hook, ifindex: u32) -> Result<(), KernelError> {
+        let path = self.pins.link_path(hook, ifindex);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(KernelError::io(format!("remove {}", path.display()))(error))
@@ -94,12 +123,41 @@ impl Kernel {
         }
     }
 
-    /// Interface numbers that have a pinned attachment, alive or not.
+    /// At both hooks.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn detach_everywhere(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        Hook::ALL.into_iter().try_for_each(|hook| self.detach(hook, ifindex))
+    }
+
+    /// Hooks and interface numbers that have a pinned attachment, alive or not.
     ///
     /// # Errors
     /// When the pin directory cannot be read.
-    pub fn attached(&self) -> Result<Vec<u32>, KernelError> {
+    pub fn attached(&self) -> Result<Vec<(Hook, u32)>, KernelError> {
         self.pins.links()
+    }
+}
+
+/// Kernel's numbers of the programs at tc (tcx, ingress), in the order in which packets meet them. None where it cannot be seen.
+pub fn tc_programs(interface: &str) -> Vec<u32> {
+    let programs = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).map(|(_, programs)| programs);
+    programs.unwrap_or_default().iter().map(ProgramInfo::id).collect()
+}
+
+fn no_link(interface: &str) -> impl FnOnce(LinkError) -> KernelError {
+    let what = format!("attaching to {interface}");
+    |error| KernelError::Io { what, source: io::Error::other(error) }
+}
+
+fn refused_at_tc(interface: &str, error: ProgramError) -> KernelError {
+    match &error {
+        // Kernels before 6.6 do not know this kind of attachment.
+        ProgramError::SyscallError(failed) if failed.io_error.raw_os_error() == Some(libc::EINVAL) => {
+            KernelError::NoTcx { interface: interface.to_owned() }
+        }
+        _ => KernelError::program("attaching the program")(error),
     }
 }
 

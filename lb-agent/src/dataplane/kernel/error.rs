@@ -36,13 +36,15 @@ pub enum KernelError {
     #[error("{0} holds an incomplete data plane; remove it: lb-agent unload")]
     Incomplete(PathBuf),
     #[error(
-        "interface {interface} already has an XDP program that is not ours (program {program}); remove it: ip link set dev {interface} xdp off"
+        "interface {interface} already has an XDP program that is not ours (program {program}); remove it: ip link set dev {interface} xdp off, or use hook: tc, which comes after it"
     )]
     ForeignProgram { interface: String, program: u32 },
     #[error(
-        "interface {interface} does not take a native XDP program ({reason}); mend that, or ask for the slower generic one with xdp_mode: generic"
+        "interface {interface} does not take a native XDP program ({reason}); mend that, or let the agent take the tc hook: hook: auto"
     )]
     NoNativeXdp { interface: String, reason: String },
+    #[error("interface {interface}: the kernel has no tcx, the hook of `hook: tc` (Linux 6.6); use hook: xdp")]
+    NoTcx { interface: String },
     #[error("the kernel refused the program {name}: {reason}\n{log}")]
     Rejected { name: &'static str, reason: String, log: String },
     #[error("no room for backend {id}: the data plane holds {capacity}")]

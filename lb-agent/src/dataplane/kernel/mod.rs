@@ -21,7 +21,7 @@ mod ports;
 mod questions;
 mod tables;
 
-pub use attach::{Attachment, Hook, Mode};
+pub use attach::{Attachment, Hook, Mode, tc_programs};
 pub use cost::{Configuration, Cost, costs};
 pub use decap::Decap;
 pub use error::KernelError;
@@ -106,9 +106,13 @@ impl Kernel {
         self.meta.hash_key()
     }
 
-    /// Kernel's number of the program that balances.
-    pub fn program_id(&self) -> Result<u32, KernelError> {
-        Ok(self.balance.info().map_err(KernelError::program("reading the program"))?.id())
+    /// Kernel's number of the program that balances at a hook.
+    pub fn program_id(&self, hook: Hook) -> Result<u32, KernelError> {
+        let info = match hook {
+            Hook::Xdp => self.balance.info(),
+            Hook::Tc => self.balance_tc.info(),
+        };
+        Ok(info.map_err(KernelError::program("reading the program"))?.id())
     }
 
     /// Backends that fit, all services together.

@@ -3,7 +3,7 @@
 //! ```text
 //! PIN_DIR/v1/maps/SERVICES_V4 ...   the maps, and META, which only the agent reads
 //!           /programs/balance ...
-//!           /links/IFINDEX          the attachments
+//!           /links/HOOK-IFINDEX     the attachments
 //! ```
 //!
 //! A fresh data plane is pinned under another name first and renamed when it is complete, so what is found under `v1` is
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData};
 use aya::programs::links::PinnedLink;
-use aya::programs::{SchedClassifier, Xdp};
+use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use aya_obj::programs::XdpAttachType;
 use lb_common::hash::KEY_WORDS;
 use lb_common::maps::LAYOUT;
@@ -25,6 +25,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::attach::Hook;
 use super::error::KernelError;
 use super::object::Sizes;
 use crate::model::config::Ports;
@@ -77,8 +78,8 @@ impl Pins {
         self.current().join("programs").join(name)
     }
 
-    pub(super) fn link_path(&self, ifindex: u32) -> PathBuf {
-        self.current().join("links").join(ifindex.to_string())
+    pub(super) fn link_path(&self, hook: Hook, ifindex: u32) -> PathBuf {
+        self.current().join("links").join(format!("{}-{ifindex}", hook.name()))
     }
 
     pub(super) fn map_data(&self, name: &'static str) -> Result<MapData, KernelError> {
@@ -98,8 +99,8 @@ impl Pins {
         SchedClassifier::from_pin(self.program_path(name)).map_err(KernelError::program(name))
     }
 
-    pub(super) fn link(&self, ifindex: u32) -> Result<Option<PinnedLink>, KernelError> {
-        let path = self.link_path(ifindex);
+    pub(super) fn link(&self, hook: Hook, ifindex: u32) -> Result<Option<PinnedLink>, KernelError> {
+        let path = self.link_path(hook, ifindex);
         if !path.exists() {
             return Ok(None);
         }
@@ -109,11 +110,11 @@ impl Pins {
         })
     }
 
-    /// Interface numbers that have a pinned attachment.
-    pub(super) fn links(&self) -> Result<Vec<u32>, KernelError> {
+    /// Hooks and interface numbers that have a pinned attachment.
+    pub(super) fn links(&self) -> Result<Vec<(Hook, u32)>, KernelError> {
         let directory = self.current().join("links");
         let entries = fs::read_dir(&directory).map_err(KernelError::io(format!("read {}", directory.display())))?;
-        Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+        Ok(entries.flatten().filter_map(|entry| parse_link(entry.file_name().to_str()?)).collect())
     }
 
     /// None: no data plane of this layout is here.
@@ -151,6 +152,12 @@ impl Pins {
         fill(&unfinished)?;
         fs::rename(&unfinished, self.current()).map_err(KernelError::io("put the data plane in place"))
     }
+}
+
+/// The reverse of [`Pins::link_path`].
+fn parse_link(name: &str) -> Option<(Hook, u32)> {
+    let (hook, ifindex) = name.split_once('-')?;
+    Some((Hook::ALL.into_iter().find(|known| known.name() == hook)?, ifindex.parse().ok()?))
 }
 
 fn set_meta(map: &mut Array<MapData, [u8; META_BYTES]>, meta: Meta) -> Result<(), KernelError> {
@@ -319,8 +326,9 @@ pub fn unload(root: &Path) -> Result<Unloaded, KernelError> {
 
 /// Kernel's numbers of the balancing programs pinned below `root`; none where nothing is or nothing can be seen.
 pub fn pinned_programs(root: &Path) -> Vec<u32> {
-    let path = root.join(format!("v{LAYOUT}")).join("programs").join(super::object::BALANCE);
-    aya::programs::ProgramInfo::from_pin(path).map(|info| info.id()).into_iter().collect()
+    let directory = root.join(format!("v{LAYOUT}")).join("programs");
+    let names = [super::object::BALANCE, super::object::BALANCE_TC].into_iter();
+    names.filter_map(|name| Some(ProgramInfo::from_pin(directory.join(name)).ok()?.id())).collect()
 }
 
 fn remove_tree(path: &Path) -> Result<(), KernelError> {
@@ -336,6 +344,13 @@ mod tests {
         for (hertz, shift) in [(100, 7), (250, 8), (300, 8), (1000, 10)] {
             assert_eq!(time_shift(hertz), shift);
         }
+    }
+
+    #[test]
+    fn names_of_attachments_are_read_back() {
+        assert_eq!(parse_link("xdp-3"), Some((Hook::Xdp, 3)));
+        assert_eq!(parse_link("tc-70000"), Some((Hook::Tc, 70_000)));
+        assert_eq!([parse_link("3"), parse_link("tc-"), parse_link("tcx-3")], [None; 3]);
     }
 
     #[test]

@@ -2,32 +2,45 @@
 
 use super::super::facts::{Facts, Interface, Seen};
 use super::{Finding, Severity, finding, ok, problem, unseen, warning};
-use crate::model::config::{Hook, XdpMode};
+use crate::model::hook::{self, Choice, LinkFacts, NATIVE_MTU_MAX, Place};
+use crate::os;
 use crate::os::ethtool::Offloads;
 use crate::os::links::{AttachMode, Link, XdpAttachment};
 use crate::os::sysctl::{ReversePathFilter, key};
-
-/// Above this MTU a frame does not fit one page beside the headroom that XDP needs (256 bytes), the kernel's trailer
-/// (320) and the Ethernet header (14), and veth refuses a native program that does not handle several buffers.
-const VETH_MTU_MAX: u32 = 4096 - 256 - 320 - 14;
 
 /// Kinds of virtual interfaces that never run XDP natively, for kernels that do not tell (before 6.3).
 const KINDS_WITHOUT_XDP: &[&str] =
     &["bridge", "vlan", "vxlan", "dummy", "ifb", "macvlan", "ipvlan", "gre", "gretap", "geneve", "wireguard", "vrf"];
 
-pub(super) fn judge(facts: &Facts, interface: &Interface) -> Vec<Finding> {
+/// Where each interface would get its program, as `run` decides it. One that is not there counts as one of which nothing is known.
+pub(super) fn places(facts: &Facts) -> Vec<Choice> {
+    let known = |interface: &Interface| match &interface.link {
+        Ok(link) => {
+            let features = interface.xdp.as_ref().ok().copied().flatten();
+            os::hook::facts(link, interface.driver.as_deref().ok(), features)
+        }
+        Err(_) => LinkFacts::default(),
+    };
+    let known: Vec<_> = facts.interfaces.iter().map(known).collect();
+    hook::choose(facts.wanted.hook, facts.wanted.xdp_mode, os::hook::has_tcx(facts.kernel), &known)
+}
+
+pub(super) fn judge(facts: &Facts, interface: &Interface, choice: &Choice) -> Vec<Finding> {
     let link = match &interface.link {
         Ok(link) => link,
         Err(reason) => return vec![problem("interface", &interface.name, reason, Some("ip -brief link".into()))],
     };
-    let mut findings = vec![state(interface, link), program(facts, interface, link.xdp.as_ref())];
-    if facts.wanted.hook != Hook::Tc {
-        if facts.wanted.xdp_mode == XdpMode::Native {
-            findings.push(native(interface, link));
-        }
-        if is_veth(link) {
-            findings.extend(veth(facts, interface, link));
-        }
+    let mut findings = vec![
+        state(interface, link),
+        placed(interface, choice),
+        program(facts, interface, link.xdp.as_ref(), choice.place),
+    ];
+    if choice.place == Place::NativeXdp {
+        findings.push(native(interface, link));
+    }
+    // At tc the kernel completes checksums, and nothing is redirected by XDP.
+    if choice.place != Place::Tc && is_veth(link) {
+        findings.extend(veth(facts, interface, link, choice.place));
     }
     findings.extend(forwarding(facts, interface));
     findings.push(reverse_path_filter(interface));
@@ -54,7 +67,11 @@ fn state(interface: &Interface, link: &Link) -> Finding {
     ok(CHECK, name, &format!("up, driver {driver}, MTU {}", link.mtu))
 }
 
-fn program(facts: &Facts, interface: &Interface, attached: Option<&XdpAttachment>) -> Finding {
+fn placed(interface: &Interface, choice: &Choice) -> Finding {
+    ok("hook", &interface.name, &format!("{}: {}", choice.place, choice.reason))
+}
+
+fn program(facts: &Facts, interface: &Interface, attached: Option<&XdpAttachment>, place: Place) -> Finding {
     const CHECK: &str = "xdp-program";
     let name = &interface.name;
     let Some(attached) = attached else {
@@ -73,6 +90,11 @@ fn program(facts: &Facts, interface: &Interface, attached: Option<&XdpAttachment
         AttachMode::Generic => "xdpgeneric",
         AttachMode::Offloaded => "xdpoffload",
     };
+    if place == Place::Tc {
+        let message =
+            format!("another XDP program is attached (id {}); it sees packets before ours does", foreign.join(", "));
+        return warning(CHECK, name, &message, None);
+    }
     problem(
         CHECK,
         name,
@@ -91,7 +113,7 @@ fn native(interface: &Interface, link: &Link) -> Finding {
     let driver = interface.driver.as_deref().unwrap_or("of this interface");
     let cannot = || {
         let message = format!("the driver {driver} does not run XDP natively; in the configuration set");
-        problem(CHECK, name, &message, Some("xdp_mode: generic".into()))
+        problem(CHECK, name, &message, Some("hook: auto".into()))
     };
     match &interface.xdp {
         Err(reason) => unseen(CHECK, name, reason),
@@ -113,13 +135,13 @@ fn native(interface: &Interface, link: &Link) -> Finding {
 }
 
 /// The traps of a veth pair: each loses packets without a trace in any counter.
-fn veth(facts: &Facts, interface: &Interface, link: &Link) -> Vec<Finding> {
-    let mut findings = vec![tx_checksum(facts, &interface.name, &interface.offloads, interface.peer.is_some())];
+fn veth(facts: &Facts, interface: &Interface, link: &Link, place: Place) -> Vec<Finding> {
+    let mut findings = vec![tx_checksum(place, &interface.name, &interface.offloads, interface.peer.is_some())];
     let examined = |name: &str| facts.interfaces.iter().any(|other| other.name == name);
     if let Some(peer) = interface.peer.as_ref().filter(|peer| !examined(&peer.name)) {
-        findings.push(tx_checksum(facts, &peer.name, &peer.offloads, true));
+        findings.push(tx_checksum(place, &peer.name, &peer.offloads, true));
     }
-    if facts.wanted.xdp_mode == XdpMode::Native {
+    if place == Place::NativeXdp {
         findings.extend(mtu(&interface.name, link));
         findings.extend(redirect_target(facts, interface));
         findings.extend(polling(facts, interface, link));
@@ -127,7 +149,7 @@ fn veth(facts: &Facts, interface: &Interface, link: &Link) -> Vec<Finding> {
     findings
 }
 
-fn tx_checksum(facts: &Facts, name: &str, offloads: &Seen<Offloads>, both_ends_seen: bool) -> Finding {
+fn tx_checksum(place: Place, name: &str, offloads: &Seen<Offloads>, both_ends_seen: bool) -> Finding {
     const CHECK: &str = "tx-checksum-offload";
     let other_end = if both_ends_seen {
         ""
@@ -138,10 +160,7 @@ fn tx_checksum(facts: &Facts, name: &str, offloads: &Seen<Offloads>, both_ends_s
     match offloads {
         Err(reason) => unseen(CHECK, name, reason),
         Ok(offloads) if offloads.tx_checksum => {
-            let severity = match facts.wanted.xdp_mode {
-                XdpMode::Native => Severity::Problem,
-                XdpMode::Generic => Severity::Warning,
-            };
+            let severity = if place == Place::NativeXdp { Severity::Problem } else { Severity::Warning };
             finding(
                 CHECK,
                 name,
@@ -158,11 +177,11 @@ fn tx_checksum(facts: &Facts, name: &str, offloads: &Seen<Offloads>, both_ends_s
 }
 
 fn mtu(name: &str, link: &Link) -> Option<Finding> {
-    (link.mtu > VETH_MTU_MAX).then(|| {
+    (link.mtu > NATIVE_MTU_MAX).then(|| {
         problem(
             "xdp-mtu",
             name,
-            &format!("MTU {}: veth takes a native program up to {VETH_MTU_MAX} (at both ends)", link.mtu),
+            &format!("MTU {}: veth takes a native program up to {NATIVE_MTU_MAX} (at both ends)", link.mtu),
             Some(format!("ip link set dev {name} mtu 1500")),
         )
     })

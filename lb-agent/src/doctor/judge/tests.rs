@@ -5,8 +5,7 @@ use crate::doctor::facts::{Interface, Peer, Wanted};
 use crate::model::config::{Forward, Hook, XdpMode};
 use crate::model::pool::NextHop;
 use crate::os::ethtool::Offloads;
-use crate::os::host::KernelVersion;
-use crate::os::host::{Capabilities, Cpus};
+use crate::os::host::{Capabilities, Cpus, KernelVersion};
 use crate::os::links::{AttachMode, Link, XdpAttachment};
 use crate::os::netdev::XdpFeatures;
 use crate::os::sysctl::{Family, ReversePathFilter};
@@ -94,6 +93,7 @@ fn a_healthy_host_has_nothing_to_mend() {
             "bpffs",
             "cpus",
             "interface",
+            "hook",
             "xdp-program",
             "xdp-native",
             "tx-checksum-offload",
@@ -279,7 +279,7 @@ fn interfaces_that_do_not_take_a_native_program() {
             "lb0",
             Problem,
             "does not run XDP natively",
-            Some("xdp_mode: generic"),
+            Some("hook: auto"),
         ),
         (
             |facts| {
@@ -290,7 +290,7 @@ fn interfaces_that_do_not_take_a_native_program() {
             "lb0",
             Problem,
             "does not run XDP natively",
-            Some("xdp_mode: generic"),
+            Some("hook: auto"),
         ),
         (
             |facts| {
@@ -432,6 +432,13 @@ fn faults_of_what_is_to_be_reached() {
     rows.iter().for_each(check);
 }
 
+fn unfit_for_xdp(facts: &mut Facts, hook: Hook) {
+    (facts.wanted.hook, facts.kernel) = (hook, Some(KernelVersion { major: 6, minor: 6 }));
+    facts.interfaces[0].offloads = Ok(Offloads { tx_checksum: true, gro: false, ..OFFLOADS });
+    facts.interfaces[0].xdp = Ok(Some(XdpFeatures { basic: false, redirect_target: false, ..FEATURES }));
+    link(facts).mtu = 9000;
+}
+
 #[test]
 fn what_is_not_wanted_is_no_fault() {
     let harmless: &[fn(&mut Facts)] = &[
@@ -439,13 +446,8 @@ fn what_is_not_wanted_is_no_fault() {
         |facts| facts.vips[0].place = Ok(VipPlace::Routed),
         // The switch cannot be seen from any namespace but the first.
         |facts| facts.jit = Err("No such file or directory".into()),
-        // At the tc hook the kernel completes checksums, and nothing is redirected by XDP.
-        |facts| {
-            facts.wanted.hook = Hook::Tc;
-            facts.interfaces[0].offloads = Ok(Offloads { tx_checksum: true, gro: false, ..OFFLOADS });
-            facts.interfaces[0].xdp = Ok(Some(XdpFeatures { basic: false, redirect_target: false, ..FEATURES }));
-            link(facts).mtu = 9000;
-        },
+        |facts| unfit_for_xdp(facts, Hook::Tc),
+        |facts| unfit_for_xdp(facts, Hook::Auto),
         // Hardware completes checksums itself.
         |facts| {
             link(facts).kind = None;

@@ -28,6 +28,11 @@ pub(super) const ALL: &[Contender] = &[
     Contender { name: "haproxy", what: "HAProxy, `mode tcp`, a thread per CPU; no UDP", way: Way::Haproxy },
     Contender { name: "nginx", what: "nginx `stream`, a worker per CPU", way: Way::NginxStream },
     Contender { name: "lb", what: "this build, XDP hook, native mode, every flow tracked", way: Way::Lb(Hook::Xdp) },
+    Contender {
+        name: "lb-auto",
+        what: "this build, `hook: auto`: tc on veths; no `ethtool`",
+        way: Way::Lb(Hook::Auto),
+    },
 ];
 
 /// The client's and the first backend's ends of the link without a balancer.
@@ -99,10 +104,10 @@ impl Contender {
     /// What was done for this contender alone.
     pub(super) fn note(&self, offloads: Offloads) -> Option<&'static str> {
         match (self.way, offloads) {
-            (Way::Lb(Hook::Xdp | Hook::Auto), Offloads::Off) => {
+            (Way::Lb(Hook::Xdp), Offloads::Off) => {
                 Some("`gro on` at client and backends: a veth takes redirected frames only if it polls")
             }
-            (Way::Lb(Hook::Xdp | Hook::Auto), Offloads::Default) => Some(
+            (Way::Lb(Hook::Xdp), Offloads::Default) => Some(
                 "not at the defaults: `tx off` at every end and `gro on` at client and backends, as `lb-agent doctor` \
                  demands for XDP on veth",
             ),
@@ -152,7 +157,7 @@ impl Contender {
                 set(namespace, &device, &[Offload::TxChecksum, Offload::Tso, Offload::Gso, Offload::Gro], false)?;
             }
         }
-        if let Way::Lb(Hook::Xdp | Hook::Auto) = self.way {
+        if let Way::Lb(Hook::Xdp) = self.way {
             for (namespace, device) in self.ends(lab) {
                 set(namespace, &device, &[Offload::TxChecksum], false)?;
             }
