@@ -1,12 +1,14 @@
 //! Packets do not depend on the agent: it may be killed, stopped, started again and told to reload while traffic
 //! flows, with the same program attached throughout. Only `unload` takes the program away.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use lb_agent::dataplane::kernel::{self, Kernel, Sizes};
 use lb_agent::model::config::{Hook, Ports};
 use lb_agent::model::hook::Place;
+use lb_common::maps::LAYOUT;
 use lb_tests::agent::Agent;
 use lb_tests::clients;
 use lb_tests::config::{Config, Service};
@@ -133,6 +135,53 @@ fn an_agent_that_is_killed_again_and_again_breaks_nothing() {
         agent.wait_all_up(UP_LIMIT)?;
         always_the_same(&watch.stop()?, &agent)?;
         load.end()
+    });
+}
+
+/// As an upgrade does that changes what is in the maps: the old data plane works until the new one knows the backends, then
+/// each attachment changes its program in one step.
+#[test]
+fn a_data_plane_of_another_layout_is_followed() {
+    at_each_hook(Options::for_hook, |lab, hook| {
+        let _servers = servers(lab)?;
+        let mut agent = start(lab, hook)?;
+        let load = Load::start(lab)?;
+        let (ours, other) = (lab.pin_dir().join(format!("v{LAYOUT}")), lab.pin_dir().join("v1"));
+        let before = programs_attached(lab, hook)?;
+        let watch = xdp::Watch::start(&lab.balancer, &lab.devices(), hook);
+        agent.kill9();
+        fs::rename(&ours, &other)?;
+
+        agent.launch()?;
+        load.goes_on("with the new data plane")?;
+        let after = programs_attached(lab, hook)?;
+        ensure!(before.iter().zip(&after).all(|(before, after)| after.is_some() && before != after), "{after:?}");
+        for seen in watch.stop()? {
+            ensure!(
+                seen.programs.len() == 2 && !seen.programs.contains(&None),
+                "a device was without a program: {seen:?}"
+            );
+        }
+        ensure!(ours.exists() && !other.exists(), "the old data plane is still there");
+        load.end()
+    });
+}
+
+/// What cannot be followed is left alone, and the refusal says what to do.
+#[test]
+fn a_data_plane_of_an_unknown_layout_is_refused() {
+    at_each_hook(Options::for_hook, |lab, hook| {
+        let _servers = servers(lab)?;
+        let mut agent = start(lab, hook)?;
+        agent.kill9();
+        let other = lab.pin_dir().join("v1");
+        fs::rename(lab.pin_dir().join(format!("v{LAYOUT}")), &other)?;
+        fs::remove_file(other.join("maps/META"))?;
+        let before = programs_attached(lab, hook)?;
+        let refused = agent.launch().err().context("it started")?.to_string();
+        ensure!(refused.contains("cannot follow") && refused.contains("lb-agent unload"), "{refused}");
+        ensure!(programs_attached(lab, hook)? == before, "the refusal has changed what is attached");
+        Ok(())
     });
 }
 

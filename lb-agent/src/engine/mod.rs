@@ -122,6 +122,13 @@ impl Engine {
         self.lifecycle
     }
 
+    /// Whether something is known of every backend: it is up, down, or kept away by order.
+    pub fn is_settled(&self) -> bool {
+        let unknown = |state| matches!(state, State::Checking | State::Unresolved);
+        let mut backends = self.pools.values().flat_map(|pool| pool.backends.values());
+        backends.all(|backend| backend.standing.as_ref().is_some_and(|standing| !unknown(standing.state)))
+    }
+
     /// Takes one event in. The effects are to be carried out in their order, before the next event.
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect> {
         self.now = self.now.max(now);

@@ -28,6 +28,8 @@ use crate::os::neighbours::{NeighbourEvent, Neighbours};
 
 /// How often flows are counted, counters read and the engine told the time.
 const TICK: Duration = Duration::from_secs(1);
+/// How long a data plane of another layout goes on while this one learns which backends work.
+const SUCCESSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the agent's task owns from the start.
 pub(super) struct Parts {
@@ -69,6 +71,8 @@ pub(super) struct Agent {
     pub(super) lent_ports: BTreeMap<u16, u64>,
     /// By interface name.
     pub(super) attachments: BTreeMap<String, view::Attachment>,
+    /// Where to attach, while a data plane of another layout still has the packets.
+    waiting: Option<Vec<Fit>>,
 }
 
 impl Agent {
@@ -93,6 +97,7 @@ impl Agent {
             flow_entries: 0,
             lent_ports: BTreeMap::new(),
             attachments: BTreeMap::new(),
+            waiting: None,
         }
     }
 
@@ -100,13 +105,33 @@ impl Agent {
         self.started.elapsed()
     }
 
-    /// Fills the maps, then attaches: from the first packet on everything is in place.
+    /// Fills the maps, then attaches: from the first packet on everything is in place. Where packets already go by a data plane of
+    /// another layout, it waits until the backends are known ([`Self::succeed`]).
     pub(super) fn bring_up(&mut self, fits: Vec<Fit>) -> Result<(), RunError> {
         let effects = self.engine.handle(self.now(), Event::Configured(self.config.clone()));
         if let Some(reason) = super::apply::rejection(&effects) {
             return Err(RunError::Unfit(reason));
         }
         self.apply_all(effects)?;
+        if self.kernel.follows_another() {
+            tracing::info!("a data plane of another layout is in place; it goes on until the backends are known");
+            self.waiting = Some(fits);
+            return Ok(());
+        }
+        self.attach_all(fits)
+    }
+
+    /// Takes the interfaces from a data plane of another layout, if all is known that it knows.
+    fn succeed(&mut self) -> Result<(), RunError> {
+        let due = self.engine.is_settled() || self.now() > SUCCESSION_LIMIT;
+        let Some(fits) = self.waiting.take_if(|_| due) else { return Ok(()) };
+        self.attach_all(fits)?;
+        self.kernel.remove_others()?;
+        tracing::info!("took the place of the data plane of another layout");
+        Ok(())
+    }
+
+    fn attach_all(&mut self, fits: Vec<Fit>) -> Result<(), RunError> {
         let attached_before = self.kernel.attached()?;
         let attached = fits.into_iter().map(|fit| self.attach(fit)).collect::<Result<Vec<_>, _>>();
         // If one fails, those that this start has attached go again; those of an earlier agent stay.
@@ -204,7 +229,8 @@ impl Agent {
         let effects = self.engine.handle(now, Event::ForeignFlows(foreign));
         self.apply_all(effects)?;
         let effects = self.engine.handle(now, Event::Tick);
-        self.apply_all(effects)
+        self.apply_all(effects)?;
+        self.succeed()
     }
 
     /// An interface of ours that is made again gets its program again.

@@ -45,7 +45,7 @@ pub(super) async fn start(config: Config, source: Source) -> Result<Agent, RunEr
     let started = join(kernel, socket, listener, config, source, fits).await;
     if started.is_err() && !adopted {
         // Nobody's packets go through what this start has loaded; an earlier agent's data plane stays.
-        kernel::unload(&pin_dir)?;
+        kernel::undo(&pin_dir)?;
     }
     started
 }

@@ -3,8 +3,9 @@
 use std::io;
 
 use aya::programs::links::{FdLink, LinkError, LinkOrder};
-use aya::programs::tc::TcAttachOptions;
-use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode};
 
 use super::Kernel;
 use super::error::KernelError;
@@ -65,6 +66,9 @@ impl Kernel {
         xdp: Option<u32>,
     ) -> Result<Attachment, KernelError> {
         let hook = Hook::of(place);
+        if self.inherit(hook, ifindex)? {
+            return Ok(Attachment { ifindex, taken_over: true });
+        }
         if let Some(link) = self.pins.link(hook, ifindex)? {
             let ours = FdLink::from(link).info().map(|info| info.program_id()).ok();
             let there = match hook {
@@ -144,6 +148,39 @@ impl Kernel {
 pub fn tc_programs(interface: &str) -> Vec<u32> {
     let programs = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).map(|(_, programs)| programs);
     programs.unwrap_or_default().iter().map(ProgramInfo::id).collect()
+}
+
+/// Puts the program in the place of the one that a link holds, in one step. False: the link's interface has gone, which is no
+/// error; if that is back, it will be attached to anew.
+pub(super) fn relink_xdp(balance: &mut Xdp, link: FdLink) -> Result<bool, KernelError> {
+    match balance.attach_to_link(XdpLink::try_from(link).map_err(unusable)?) {
+        // Given back, so that it is not detached when the program's handle goes; the pin holds the attachment.
+        Ok(id) => balance.take_link(id).map(|_| true).map_err(not_replaced),
+        Err(error) => gone(error),
+    }
+}
+
+/// As [`relink_xdp`].
+pub(super) fn relink_tc(balance: &mut SchedClassifier, link: FdLink) -> Result<bool, KernelError> {
+    match balance.attach_to_link(SchedClassifierLink::try_from(link).map_err(unusable)?) {
+        Ok(id) => balance.take_link(id).map(|_| true).map_err(not_replaced),
+        Err(error) => gone(error),
+    }
+}
+
+fn gone(error: ProgramError) -> Result<bool, KernelError> {
+    match error {
+        ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOLINK) => Ok(false),
+        error => Err(not_replaced(error)),
+    }
+}
+
+fn not_replaced(error: ProgramError) -> KernelError {
+    KernelError::program("replacing the program")(error)
+}
+
+fn unusable(error: LinkError) -> KernelError {
+    KernelError::Io { what: "open the pinned attachment".into(), source: io::Error::other(error) }
 }
 
 fn no_link(interface: &str) -> impl FnOnce(LinkError) -> KernelError {

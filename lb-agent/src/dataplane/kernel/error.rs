@@ -33,6 +33,10 @@ pub enum KernelError {
         "{0} holds the data plane of another network namespace; use another pin_dir, or remove it there: lb-agent unload"
     )]
     OtherNamespace(PathBuf),
+    #[error(
+        "{0} holds the data plane of a version that this one cannot follow; remove it first (connections lose their place): lb-agent unload"
+    )]
+    UnknownLayout(PathBuf),
     #[error("{0} holds an incomplete data plane; remove it: lb-agent unload")]
     Incomplete(PathBuf),
     #[error(

@@ -19,6 +19,7 @@ mod object;
 mod pins;
 mod ports;
 mod questions;
+mod succession;
 mod tables;
 
 pub use attach::{Attachment, Hook, Mode, tc_programs};
@@ -28,7 +29,7 @@ pub use error::KernelError;
 pub use events::{Events, Missing};
 pub use flows::{FlowRow, Sweep};
 pub use object::Sizes;
-pub use pins::{Unloaded, pinned_programs, unload};
+pub use pins::{Unloaded, pinned_programs, undo, unload};
 pub use questions::{Packet, flow_hash};
 pub use tables::{Endpoint, KnownBackend, Tables};
 
@@ -56,7 +57,8 @@ pub struct Kernel {
 
 impl Kernel {
     /// Takes over what is pinned below `directory`, or loads it afresh. A running data plane of the same layout and sizes goes
-    /// on without interruption; if its program is another build, the new one replaces it atomically on each interface.
+    /// on without interruption; if its program is another build, the new one replaces it atomically on each interface. One of
+    /// another layout goes on until [`Kernel::attach`] takes its place.
     ///
     /// # Errors
     /// When another agent holds the directory, when the kernel refuses the programs, or when the pinned data plane has
@@ -72,7 +74,7 @@ impl Kernel {
                 true
             }
             None => {
-                object::load_afresh(&pins, sizes)?;
+                object::load_afresh(&pins, sizes, succession::seed_of_another(&pins)?)?;
                 false
             }
         };

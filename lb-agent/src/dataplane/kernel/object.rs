@@ -5,17 +5,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::ProgramArray;
-use aya::programs::links::{FdLink, LinkError};
-use aya::programs::tc::SchedClassifierLink;
-use aya::programs::xdp::XdpLink;
-use aya::programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use lb_common::flow::BUCKET_ENTRIES;
 use lb_common::maps;
 use sha2::{Digest as _, Sha256};
 
-use super::attach::Hook;
+use super::attach::{Hook, relink_tc, relink_xdp};
 use super::error::{KernelError, chain, is_denied};
 use super::pins::{Meta, Pins, pin_error};
 use crate::model::config::Ports;
@@ -61,9 +58,13 @@ pub(super) fn digest() -> [u8; 32] {
     Sha256::digest(OBJECT).into()
 }
 
-/// Loads programs and maps and pins them all.
-pub(super) fn load_afresh(pins: &Pins, sizes: Sizes) -> Result<(), KernelError> {
-    let meta = Meta::new(sizes, digest(), measure_jiffies_per_second()?)?;
+/// Loads programs and maps and pins them all. `seed` is that of the data plane whose place this one takes, if there is one.
+pub(super) fn load_afresh(pins: &Pins, sizes: Sizes, seed: Option<[u8; 32]>) -> Result<(), KernelError> {
+    let hertz = measure_jiffies_per_second()?;
+    let meta = match seed {
+        Some(seed) => Meta::of_seed(seed, sizes, digest(), hertz)?,
+        None => Meta::new(sizes, digest(), hertz)?,
+    };
     let mut object = load(&meta, None)?;
     pins.create(meta, |directory| {
         for name in maps::ALL {
@@ -83,7 +84,7 @@ pub(super) fn replace(pins: &Pins, meta: &Meta) -> Result<(), KernelError> {
         match hook {
             Hook::Xdp => relink_xdp(program(&mut object, BALANCE)?, link.into())?,
             Hook::Tc => relink_tc(program(&mut object, BALANCE_TC)?, link.into())?,
-        }
+        };
     }
     for name in PROGRAMS {
         let path = pins.program_path(name);
@@ -94,38 +95,6 @@ pub(super) fn replace(pins: &Pins, meta: &Meta) -> Result<(), KernelError> {
     let mut meta = *meta;
     meta.digest = digest();
     pins.write_meta(meta)
-}
-
-fn relink_xdp(balance: &mut Xdp, link: FdLink) -> Result<(), KernelError> {
-    match balance.attach_to_link(XdpLink::try_from(link).map_err(unusable)?) {
-        // Given back, so that it is not detached when the program's handle goes; the pin holds the attachment.
-        Ok(id) => balance.take_link(id).map(drop).map_err(not_replaced),
-        Err(error) => alive(error),
-    }
-}
-
-/// As above.
-fn relink_tc(balance: &mut SchedClassifier, link: FdLink) -> Result<(), KernelError> {
-    match balance.attach_to_link(SchedClassifierLink::try_from(link).map_err(unusable)?) {
-        Ok(id) => balance.take_link(id).map(drop).map_err(not_replaced),
-        Err(error) => alive(error),
-    }
-}
-
-/// An attachment whose interface has gone is no error: if that is back, it will be attached to anew.
-fn alive(error: ProgramError) -> Result<(), KernelError> {
-    match error {
-        ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
-        error => Err(not_replaced(error)),
-    }
-}
-
-fn not_replaced(error: ProgramError) -> KernelError {
-    KernelError::program("replacing the program")(error)
-}
-
-fn unusable(error: LinkError) -> KernelError {
-    KernelError::Io { what: "open the pinned attachment".into(), source: std::io::Error::other(error) }
 }
 
 /// Maps of the sizes and programs with the constants that `meta` says; on maps that are pinned, or on fresh ones.

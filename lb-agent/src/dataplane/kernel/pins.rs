@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A fresh data plane is pinned under another name first and renamed when it is complete, so what is found under `v1` is
-//! whole.
+//! whole. One of another layout lies beside it (`v2`) until the newer has taken its interfaces ([`super::succession`]).
 
 use std::fs::{self, File};
 use std::io;
@@ -31,7 +31,7 @@ use super::object::Sizes;
 use crate::model::config::Ports;
 use crate::os::host::on_bpffs;
 
-const META: &str = "META";
+pub(super) const META: &str = "META";
 
 /// A locked pin directory. The lock ends with the process, however it ends.
 #[derive(Debug)]
@@ -63,7 +63,12 @@ impl Pins {
     }
 
     fn current(&self) -> PathBuf {
-        self.root.join(format!("v{LAYOUT}"))
+        self.root.join(directory_name(LAYOUT))
+    }
+
+    /// Data planes of other layouts that are pinned here.
+    pub(super) fn others(&self) -> Vec<PathBuf> {
+        layouts(&self.root).into_iter().filter(|path| *path != self.current()).collect()
     }
 
     fn unfinished(&self) -> PathBuf {
@@ -123,9 +128,7 @@ impl Pins {
             return Ok(None);
         }
         let map = MapData::from_pin(self.map_path(META)).map_err(|_| KernelError::Incomplete(self.root.clone()))?;
-        let array = Array::<_, [u8; META_BYTES]>::try_from(Map::Array(map)).map_err(KernelError::map(META))?;
-        let bytes = array.get(&0, 0).map_err(KernelError::map(META))?;
-        Ok(Some(zerocopy::transmute!(bytes)))
+        meta_of(map).map(Some)
     }
 
     pub(super) fn write_meta(&self, meta: Meta) -> Result<(), KernelError> {
@@ -154,9 +157,31 @@ impl Pins {
     }
 }
 
-/// The reverse of [`Pins::link_path`].
-fn parse_link(name: &str) -> Option<(Hook, u32)> {
-    let (hook, ifindex) = name.split_once('-')?;
+/// Of any layout: the map's size and what this reads of it stay.
+pub(super) fn meta_of(map: MapData) -> Result<Meta, KernelError> {
+    let array = Array::<_, [u8; META_BYTES]>::try_from(Map::Array(map)).map_err(KernelError::map(META))?;
+    let bytes = array.get(&0, 0).map_err(KernelError::map(META))?;
+    Ok(zerocopy::transmute!(bytes))
+}
+
+fn directory_name(layout: u32) -> String {
+    format!("v{layout}")
+}
+
+/// Directories of data planes of any layout below `root`.
+fn layouts(root: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    let of_layout = |name: &str| name.strip_prefix('v').is_some_and(|layout| layout.parse::<u32>().is_ok());
+    entries
+        .into_iter()
+        .filter(|entry| entry.file_name().to_str().is_some_and(of_layout))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// The reverse of [`Pins::link_path`]. Before layout 8 there was XDP only, and a name was the interface's number.
+pub(super) fn parse_link(name: &str) -> Option<(Hook, u32)> {
+    let (hook, ifindex) = name.split_once('-').unwrap_or((Hook::Xdp.name(), name));
     Some((Hook::ALL.into_iter().find(|known| known.name() == hook)?, ifindex.parse().ok()?))
 }
 
@@ -179,12 +204,13 @@ fn make_directory(path: &Path) -> Result<(), KernelError> {
 
 const META_BYTES: usize = size_of::<Meta>();
 
-/// What the agent must know of a data plane that it did not load itself.
+/// What the agent must know of a data plane that it did not load itself. The seed, the namespace and the size of the whole are
+/// the same in every layout, so that the next one can follow.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 pub(super) struct Meta {
     /// Everything secret is derived from this.
-    seed: [u8; 32],
+    pub(super) seed: [u8; 32],
     /// Of the object that the programs came from.
     pub(super) digest: [u8; 32],
     /// Inode of the network namespace.
@@ -228,9 +254,7 @@ impl Meta {
 
     pub(super) fn check(&self, pins: &Pins, sizes: Sizes) -> Result<(), KernelError> {
         let path = || pins.root().to_owned();
-        if self.namespace != network_namespace()? {
-            return Err(KernelError::OtherNamespace(path()));
-        }
+        self.check_namespace(pins)?;
         if self.flow_entries != sizes.flow_entries {
             return Err(KernelError::FlowTableSize { path: path(), is: self.flow_entries, asked: sizes.flow_entries });
         }
@@ -242,6 +266,11 @@ impl Meta {
             return Err(KernelError::Ports { path: path(), is: self.ports(), asked: sizes.ports });
         }
         Ok(())
+    }
+
+    pub(super) fn check_namespace(&self, pins: &Pins) -> Result<(), KernelError> {
+        let same = self.namespace == network_namespace()?;
+        if same { Ok(()) } else { Err(KernelError::OtherNamespace(pins.root().to_owned())) }
     }
 
     /// Source ports that flows are lent.
@@ -304,31 +333,46 @@ pub fn unload(root: &Path) -> Result<Unloaded, KernelError> {
     }
     let pins = Pins::lock(root)?;
     let mut removed = Unloaded::default();
-    let count = |directory: &str| {
-        let layouts = fs::read_dir(root).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
-        layouts.iter().filter_map(|layout| fs::read_dir(layout.path().join(directory)).ok()).flatten().count()
-    };
-    removed.attachments = count("links");
-    removed.programs = count("programs");
-    removed.maps = count("maps");
-    // The attachments first: from here on packets go to the stack, and none meets half a data plane.
-    for layout in fs::read_dir(root).map_err(KernelError::io("read the pin directory"))?.flatten() {
-        let links = layout.path().join("links");
-        if links.exists() {
-            remove_tree(&links)?;
-        }
-        remove_tree(&layout.path())?;
+    let layouts = fs::read_dir(root).map_err(KernelError::io("read the pin directory"))?;
+    for layout in layouts.flatten().map(|layout| layout.path()) {
+        let count = |directory: &str| fs::read_dir(layout.join(directory)).into_iter().flatten().count();
+        removed.attachments += count("links");
+        removed.programs += count("programs");
+        removed.maps += count("maps");
+        remove_data_plane(&layout)?;
     }
     drop(pins);
     fs::remove_dir(root).map_err(KernelError::io(format!("remove {}", root.display())))?;
     Ok(removed)
 }
 
-/// Kernel's numbers of the balancing programs pinned below `root`; none where nothing is or nothing can be seen.
+/// Undoes what a start has loaded and not finished; a data plane of another layout stays.
+///
+/// # Errors
+/// As [`unload`].
+pub fn undo(root: &Path) -> Result<(), KernelError> {
+    let pins = Pins::lock(root)?;
+    if pins.others().is_empty() {
+        drop(pins);
+        return unload(root).map(drop);
+    }
+    remove_data_plane(&pins.current())
+}
+
+/// The attachments first: from there on packets go to the stack, and none meets half a data plane.
+pub(super) fn remove_data_plane(directory: &Path) -> Result<(), KernelError> {
+    let links = directory.join("links");
+    if links.exists() {
+        remove_tree(&links)?;
+    }
+    remove_tree(directory)
+}
+
+/// Kernel's numbers of the balancing programs pinned below `root`, of any layout; none where nothing is or nothing can be seen.
 pub fn pinned_programs(root: &Path) -> Vec<u32> {
-    let directory = root.join(format!("v{LAYOUT}")).join("programs");
-    let names = [super::object::BALANCE, super::object::BALANCE_TC].into_iter();
-    names.filter_map(|name| Some(ProgramInfo::from_pin(directory.join(name)).ok()?.id())).collect()
+    let names = [super::object::BALANCE, super::object::BALANCE_TC];
+    let pins = layouts(root).into_iter().flat_map(|layout| names.map(|name| layout.join("programs").join(name)));
+    pins.filter_map(|pin| Some(ProgramInfo::from_pin(pin).ok()?.id())).collect()
 }
 
 fn remove_tree(path: &Path) -> Result<(), KernelError> {
@@ -350,7 +394,8 @@ mod tests {
     fn names_of_attachments_are_read_back() {
         assert_eq!(parse_link("xdp-3"), Some((Hook::Xdp, 3)));
         assert_eq!(parse_link("tc-70000"), Some((Hook::Tc, 70_000)));
-        assert_eq!([parse_link("3"), parse_link("tc-"), parse_link("tcx-3")], [None; 3]);
+        assert_eq!(parse_link("3"), Some((Hook::Xdp, 3)));
+        assert_eq!([parse_link("x"), parse_link("tc-"), parse_link("tcx-3")], [None; 3]);
     }
 
     #[test]
