@@ -9,13 +9,14 @@ use crate::limits::{MAX_BACKEND_ID, MAX_MEMBERSHIPS, SLOTS_PER_BLOCK};
 use crate::mode::ServiceMode;
 
 /// Goes up with every change of a key, a value, an encoding or the flow hash.
-pub const LAYOUT: u32 = 8;
+pub const LAYOUT: u32 = 9;
 
 pub const SERVICES_V4: &str = "SERVICES_V4";
 pub const SERVICES_V6: &str = "SERVICES_V6";
 pub const ENDPOINTS_V4: &str = "ENDPOINTS_V4";
 pub const ENDPOINTS_V6: &str = "ENDPOINTS_V6";
-pub const FILTERS: &str = "FILTERS";
+pub const HINTS: &str = "HINTS";
+pub const SERVICES: &str = "SERVICES";
 pub const BACKENDS: &str = "BACKENDS";
 pub const SLOT_TABLES: &str = "SLOT_TABLES";
 pub const PORT_POOLS: &str = "PORT_POOLS";
@@ -32,12 +33,13 @@ pub const EVENTS: &str = "EVENTS";
 pub const ANSWERS: &str = "ANSWERS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const ALL: [&str; 19] = [
+pub const ALL: [&str; 20] = [
     SERVICES_V4,
     SERVICES_V6,
     ENDPOINTS_V4,
     ENDPOINTS_V6,
-    FILTERS,
+    HINTS,
+    SERVICES,
     BACKENDS,
     SLOT_TABLES,
     PORT_POOLS,
@@ -63,10 +65,12 @@ pub const PORTS: &str = "PORTS";
 pub const PROCESSORS: &str = "PROCESSORS";
 
 /// Programs in [`STAGES`] and [`STAGES_TC`]: packets of clients that are lent a port of this host (`snat`); packets of backends
-/// that are sent to from such ports, or that several services share.
+/// that are sent to from such ports, or that several services share; what is not TCP or UDP right behind IP; what shares a hint ([`crate::hint`]).
 pub const LEND: u32 = 0;
 pub const SHARE: u32 = 1;
-pub const STAGE_CAPACITY: usize = 2;
+pub const UNUSUAL: u32 = 2;
+pub const CROWDED: u32 = 3;
+pub const STAGE_CAPACITY: usize = 4;
 
 /// Flags of map creation (linux/bpf.h), as far as they are used here.
 pub const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -93,7 +97,7 @@ pub struct KeyV6 {
     pub zero: u8,
 }
 
-/// What a VIP's packets need to know; eight bytes, beside the key in the hash map's element.
+/// What a VIP's packets need to know.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
@@ -103,6 +107,39 @@ pub struct Service {
     pub mode: ServiceMode,
     /// Slots in its table.
     pub slots: u32,
+}
+
+/// A service with its address, by its number: whoever was led here by a hint looks whether it is the one.
+#[repr(C, align(32))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+pub struct Vip {
+    /// IPv4 in the first word.
+    pub address: [u32; 4],
+    pub port: u16,
+    pub protocol: u8,
+    /// 4 or 6; 0: this place is free.
+    pub version: u8,
+    pub zero: u32,
+    pub service: Service,
+}
+
+impl Vip {
+    #[inline(always)]
+    pub const fn is_v4(&self, address: u32, port: u16, protocol: u8) -> bool {
+        self.address[0] == address && self.port == port && self.protocol == protocol && self.version == 4
+    }
+
+    #[inline(always)]
+    pub const fn is_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> bool {
+        is_same(self.address, address) && self.port == port && self.protocol == protocol && self.version == 6
+    }
+}
+
+/// Spelt out: of `==` the compiler makes a call of `bcmp`.
+#[inline(always)]
+const fn is_same(a: [u32; 4], b: [u32; 4]) -> bool {
+    (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
 }
 
 /// One membership of a backend in a service: all that both directions need, in one cache line.
@@ -147,6 +184,16 @@ impl Backend {
     pub const fn mode(&self) -> ServiceMode {
         ServiceMode(self.mode as u16)
     }
+
+    #[inline(always)]
+    pub const fn is_at_v4(&self, address: u32, port: u16, protocol: u8) -> bool {
+        self.address[0] == address && self.port == port && self.protocol == protocol && self.flags & Self::IPV6 == 0
+    }
+
+    #[inline(always)]
+    pub const fn is_at_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> bool {
+        is_same(self.address, address) && self.port == port && self.protocol == protocol && self.flags & Self::IPV6 != 0
+    }
 }
 
 /// Whose replies come from an address, port and protocol: the backend numbers of its memberships in services whose replies
@@ -158,6 +205,13 @@ pub struct EndpointOwners(pub [u16; MAX_MEMBERSHIPS]);
 
 impl EndpointOwners {
     pub const HAS_PORTS: u16 = 0x8000;
+
+    /// The one membership, of an endpoint that lends no ports. None: there are several, or ports.
+    #[inline(always)]
+    pub const fn sole(&self) -> Option<u16> {
+        let first = self.0[0];
+        if first & Self::HAS_PORTS == 0 && self.0[1] == 0 { Some(first) } else { None }
+    }
 }
 
 /// How busy a backend is, for schedulers that ask: active flows as of the agent's last sweep, with those that were opened and
@@ -203,6 +257,7 @@ const _: () = {
     assert!(size_of::<KeyV4>() == 8);
     assert!(size_of::<KeyV6>() == 20);
     assert!(size_of::<Service>() == 8);
+    assert!(size_of::<Vip>() == 32);
     assert!(size_of::<Backend>() == 64);
     assert!(core::mem::offset_of!(Backend, destination_mac) == 32);
     assert!(core::mem::offset_of!(Backend, source_mac) == 40);

@@ -31,7 +31,15 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 #[inline(always)]
 fn balance(ctx: XdpContext) -> u32 {
     let hook = XdpHook(ctx.as_ptr().cast());
-    finish(&ctx, steps::balance(&Live(hook), hook.frame()))
+    finish(&ctx, steps::balance(&Live::<_, true>(hook), hook.frame()))
+}
+
+/// Where `balance` goes on with packets that share a hint: it does the same by hash maps.
+#[xdp]
+#[inline(always)]
+fn crowded(ctx: XdpContext) -> u32 {
+    let hook = XdpHook(ctx.as_ptr().cast());
+    finish(&ctx, steps::balance(&Live::<_, false>(hook), hook.frame()))
 }
 
 /// Where `balance` goes on with clients' packets under `snat`.
@@ -39,7 +47,7 @@ fn balance(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn lend(ctx: XdpContext) -> u32 {
     let hook = XdpHook(ctx.as_ptr().cast());
-    finish(&ctx, steps::lend(&Live(hook), hook.frame()))
+    finish(&ctx, steps::lend(&Live::<_, false>(hook), hook.frame()))
 }
 
 /// Where `balance` goes on with packets of backends that it cannot tell the service of by itself.
@@ -47,7 +55,15 @@ fn lend(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn share(ctx: XdpContext) -> u32 {
     let hook = XdpHook(ctx.as_ptr().cast());
-    finish(&ctx, steps::share(&Live(hook), hook.frame()))
+    finish(&ctx, steps::share(&Live::<_, false>(hook), hook.frame()))
+}
+
+/// Where `balance` goes on with tagged frames and ICMP.
+#[xdp]
+#[inline(always)]
+fn unusual(ctx: XdpContext) -> u32 {
+    let hook = XdpHook(ctx.as_ptr().cast());
+    finish(&ctx, steps::unusual(&Live::<_, false>(hook), hook.frame()))
 }
 
 #[inline(always)]
@@ -67,21 +83,35 @@ fn finish(ctx: &XdpContext, verdict: Verdict) -> u32 {
 #[inline(always)]
 fn balance_tc(ctx: TcContext) -> i32 {
     let hook = TcHook(ctx.as_ptr().cast());
-    finish_tc(hook, steps::balance(&Live(hook), hook.frame_with_headers()))
+    finish_tc(hook, steps::balance(&Live::<_, true>(hook), hook.frame_with_headers()))
+}
+
+#[classifier]
+#[inline(always)]
+fn crowded_tc(ctx: TcContext) -> i32 {
+    let hook = TcHook(ctx.as_ptr().cast());
+    finish_tc(hook, steps::balance(&Live::<_, false>(hook), hook.frame_with_headers()))
 }
 
 #[classifier]
 #[inline(always)]
 fn lend_tc(ctx: TcContext) -> i32 {
     let hook = TcHook(ctx.as_ptr().cast());
-    finish_tc(hook, steps::lend(&Live(hook), hook.frame_with_headers()))
+    finish_tc(hook, steps::lend(&Live::<_, false>(hook), hook.frame_with_headers()))
 }
 
 #[classifier]
 #[inline(always)]
 fn share_tc(ctx: TcContext) -> i32 {
     let hook = TcHook(ctx.as_ptr().cast());
-    finish_tc(hook, steps::share(&Live(hook), hook.frame_with_headers()))
+    finish_tc(hook, steps::share(&Live::<_, false>(hook), hook.frame_with_headers()))
+}
+
+#[classifier]
+#[inline(always)]
+fn unusual_tc(ctx: TcContext) -> i32 {
+    let hook = TcHook(ctx.as_ptr().cast());
+    finish_tc(hook, steps::unusual(&Live::<_, false>(hook), hook.frame_with_headers()))
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@
 use lb_common::checksum::Change;
 use lb_common::flow::{self, FlowEntry};
 use lb_common::hash::FlowHash;
+use lb_common::hint::{NOBODY, SHARED};
 use lb_common::maps::{Backend, EndpointOwners, Service};
 use lb_common::mode::Forwarding;
 use lb_common::packet::Ethernet;
@@ -64,6 +65,12 @@ impl<H: Family> Error<H> {
     /// Those who may have sent the quoted packet to a backend.
     #[inline(always)]
     fn owners<'a, T: Tables>(&self, tables: &'a T) -> Option<&'a EndpointOwners> {
+        H::owners(tables, self.quote.ip.destination(), self.quote.destination_port(), self.quote.ip.protocol())
+    }
+
+    /// As [`Family::endpoint`], of where the quoted packet was sent to.
+    #[inline(always)]
+    fn endpoint<T: Tables>(&self, tables: &T) -> u16 {
         H::endpoint(tables, self.quote.ip.destination(), self.quote.destination_port(), self.quote.ip.protocol())
     }
 
@@ -83,8 +90,11 @@ pub(crate) fn forward<H: Family, T: Tables>(tables: &T, error: &Error<H>) -> Ver
             _ => to_backend(tables, error, service),
         };
     }
-    let Some(owners) = error.owners(tables) else { return Verdict::Pass };
-    let Some(id) = owner::sole(owners) else { return tables.hand_over(Stage::Share) };
+    let id = match error.endpoint(tables) {
+        NOBODY => return Verdict::Pass,
+        SHARED => return tables.hand_over(Stage::Share),
+        id => id,
+    };
     // Only about flows of ours: the backend may be reached directly as well.
     match owner::only::<H, T>(tables, id, error.peer(), true) {
         Some(owner) => to_client(tables, error, &owner),

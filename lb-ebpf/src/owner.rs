@@ -31,13 +31,6 @@ pub(crate) struct Peer<A> {
     pub(crate) protocol: u8,
 }
 
-/// The one membership of an endpoint that lends no ports. None: there are several, or ports ([`member`] knows).
-#[inline(always)]
-pub(crate) fn sole(owners: &EndpointOwners) -> Option<u16> {
-    let first = owners.0[0];
-    (first & EndpointOwners::HAS_PORTS == 0 && owners.0[1] == 0).then_some(first)
-}
-
 /// The membership whose flow it is, of an endpoint that several services share; 0 where it is none's. Gives no more than the
 /// number, so that the verifier need not tell apart which of them it was.
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use lb_common::client_hop::ClientHop;
 use lb_common::flow::{FlowEntry, FlowState};
-use lb_common::maps::{EndpointOwners, MissingNeighbour};
+use lb_common::maps::MissingNeighbour;
 use lb_common::packet::rewrite;
 use lb_common::packet::transport::Transport;
 use lb_common::reason::Reason;
@@ -12,15 +12,11 @@ use crate::owner::{self, Owner, Peer};
 use crate::packet::{Packet, Verdict, refuse};
 use crate::scheduler;
 use crate::snat;
-use crate::tables::{Family, Hop, HopQuery, Stage, Tables};
+use crate::tables::{Family, Hop, HopQuery, Tables};
 
+/// From a backend that is in one service and sent to as the client.
 #[inline(always)]
-pub(crate) fn forward<H: Family, P: Transport, T: Tables>(
-    tables: &T,
-    packet: &Packet<H, P>,
-    owners: &EndpointOwners,
-) -> Verdict {
-    let Some(id) = owner::sole(owners) else { return tables.hand_over(Stage::Share) };
+pub(crate) fn forward<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, id: u16) -> Verdict {
     match owner::only::<H, T>(tables, id, peer(packet), false) {
         Some(owner) => back(tables, packet, &owner),
         None => Verdict::Pass,
@@ -30,7 +26,7 @@ pub(crate) fn forward<H: Family, P: Transport, T: Tables>(
 /// From a backend that is shared by services, or that is sent to from ports of this host.
 #[inline(always)]
 pub(crate) fn share<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>) -> Verdict {
-    let Some(owners) = H::endpoint(tables, packet.ip.source(), packet.transport.source_port(), P::PROTOCOL) else {
+    let Some(owners) = H::owners(tables, packet.ip.source(), packet.transport.source_port(), P::PROTOCOL) else {
         return Verdict::Pass;
     };
     if let Some(owner) = snat::borrower::<H, T>(tables, owners, peer(packet)) {

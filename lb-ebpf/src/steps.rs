@@ -3,6 +3,7 @@
 //! Nothing is done to a packet, and nothing counted, before a look-up has said that it is ours: others' fragments, options,
 //! tags and malformed packets pass.
 
+use lb_common::hint::{NOBODY, SHARED};
 use lb_common::packet::cursor::Cursor;
 use lb_common::packet::ip::{Ipv4, Ipv6, TCP, UDP};
 use lb_common::packet::transport::{Tcp, Transport, Udp};
@@ -12,7 +13,7 @@ use lb_common::route::Route;
 
 use crate::hook::Hook as _;
 use crate::packet::{Packet, Verdict, refuse};
-use crate::tables::{Family, Tables};
+use crate::tables::{Family, Stage, Tables};
 use crate::{icmp, reply, request, snat};
 
 const NOT_OURS: u32 = Route::NotOurs.pack();
@@ -59,27 +60,61 @@ pub fn balance<T: Tables>(tables: &T, frame: Cursor) -> Verdict {
         return Verdict::Pass;
     };
     match ethernet.ether_type() {
-        ether_type if tables.hook().has_hidden_tag() => tagged(tables, frame, ETHERNET, ether_type),
+        ether_type if is_tagged(tables, ether_type) => look_closer(tables),
         IPV4 => family::<Ipv4, T>(tables, frame, ethernet),
         IPV6 => family::<Ipv6, T>(tables, frame, ethernet),
-        VLAN | QINQ => match VlanTag::parse(frame, ETHERNET) {
-            Some(tag) => tagged(tables, frame, ETHERNET + VLAN_TAG, tag.ether_type()),
-            None => Verdict::Pass,
-        },
         _ => Verdict::Pass,
     }
 }
 
-/// A tagged frame passes; it is counted if it is for one of our VIPs. `offset` is behind its tag, where there may be another.
+/// In a program of its own: packets like that are few, and most are not ours.
 #[inline(always)]
-fn tagged<T: Tables>(tables: &T, frame: Cursor, mut offset: usize, mut ether_type: u16) -> Verdict {
-    if ether_type == VLAN {
-        let Some(inner) = VlanTag::parse(frame, offset) else {
+fn look_closer<T: Tables>(tables: &T) -> Verdict {
+    tables.hook().hand_over(Stage::Unusual);
+    Verdict::Pass
+}
+
+#[inline(always)]
+fn is_tagged<T: Tables>(tables: &T, ether_type: u16) -> bool {
+    tables.hook().has_hidden_tag() || matches!(ether_type, VLAN | QINQ)
+}
+
+/// What [`balance`] hands over before it knows whether it is ours: tagged frames and ICMP.
+#[inline(always)]
+pub fn unusual<T: Tables>(tables: &T, frame: Cursor) -> Verdict {
+    let Some(ethernet) = Ethernet::parse(frame) else {
+        return Verdict::Pass;
+    };
+    match ethernet.ether_type() {
+        ether_type if is_tagged(tables, ether_type) => tagged(tables, frame, ether_type),
+        IPV4 => error::<Ipv4, T>(tables, frame, ethernet),
+        IPV6 => error::<Ipv6, T>(tables, frame, ethernet),
+        _ => Verdict::Pass,
+    }
+}
+
+#[inline(always)]
+fn error<H: Family, T: Tables>(tables: &T, frame: Cursor, ethernet: Ethernet) -> Verdict {
+    match H::parse(frame, ETHERNET).and_then(|ip| icmp::Error::parse(frame, ethernet, ip)) {
+        Some(error) => icmp::forward(tables, &error),
+        None => Verdict::Pass,
+    }
+}
+
+/// A tagged frame passes; it is counted if it is for one of our VIPs. Of its tags one may be hidden, and two in it.
+#[inline(always)]
+fn tagged<T: Tables>(tables: &T, frame: Cursor, mut ether_type: u16) -> Verdict {
+    let mut offset = ETHERNET;
+    let mut tags = 0;
+    while tags < 2 && matches!(ether_type, VLAN | QINQ) {
+        let Some(tag) = VlanTag::parse(frame, offset) else {
             return Verdict::Pass;
         };
-        ether_type = inner.ether_type();
+        ether_type = tag.ether_type();
         offset += VLAN_TAG;
+        tags += 1;
     }
+    let offset = tables.opaque(offset) & TAGGED_OFFSETS;
     let ours = match ether_type {
         IPV4 => is_for_vip::<Ipv4, T>(tables, frame, offset),
         IPV6 => is_for_vip::<Ipv6, T>(tables, frame, offset),
@@ -87,6 +122,9 @@ fn tagged<T: Tables>(tables: &T, frame: Cursor, mut offset: usize, mut ether_typ
     };
     if ours { refuse(tables, Reason::Vlan) } else { Verdict::Pass }
 }
+
+/// All bits of where a packet may begin in its frame.
+const TAGGED_OFFSETS: usize = 0x1f;
 
 #[inline(always)]
 fn is_for_vip<H: Family, T: Tables>(tables: &T, frame: Cursor, offset: usize) -> bool {
@@ -117,10 +155,7 @@ fn family<H: Family, T: Tables>(tables: &T, frame: Cursor, ethernet: Ethernet) -
     match ip.protocol() {
         TCP => direction::<H, Tcp, T>(tables, frame, ethernet, ip),
         UDP => direction::<H, Udp, T>(tables, frame, ethernet, ip),
-        protocol if protocol == H::ICMP => match icmp::Error::parse(frame, ethernet, ip) {
-            Some(error) => icmp::forward(tables, &error),
-            None => Verdict::Pass,
-        },
+        protocol if protocol == H::ICMP => look_closer(tables),
         _ => Verdict::Pass,
     }
 }
@@ -135,8 +170,9 @@ fn direction<H: Family, P: Transport, T: Tables>(tables: &T, frame: Cursor, ethe
         return request::forward(tables, &packet, service);
     }
     match H::endpoint(tables, ip.source(), transport.source_port(), P::PROTOCOL) {
-        Some(owners) => reply::forward(tables, &packet, owners),
-        None => Verdict::Pass,
+        NOBODY => Verdict::Pass,
+        SHARED => tables.hand_over(Stage::Share),
+        id => reply::forward(tables, &packet, id),
     }
 }
 

@@ -6,7 +6,7 @@ use lb_common::counters::BackendCounters;
 use lb_common::flow::BUCKET_ENTRIES;
 use lb_common::hash::{FlowHash, Key};
 use lb_common::mapping::{BLOCK, Mapping};
-use lb_common::maps::{Backend, EndpointOwners, LEND, Load, MissingNeighbour, SHARE, Service};
+use lb_common::maps::{Backend, CROWDED, EndpointOwners, LEND, Load, MissingNeighbour, SHARE, Service, UNUSUAL};
 use lb_common::mode::ServiceMode;
 use lb_common::packet::ip::Header;
 use lb_common::reason::Reason;
@@ -42,8 +42,11 @@ pub trait Family: Header {
     const VERSION: u32;
 
     fn service<T: Tables>(tables: &T, address: Self::Address, port: u16, protocol: u8) -> Option<&Service>;
-    /// Whose replies come from an endpoint.
-    fn endpoint<T: Tables>(tables: &T, address: Self::Address, port: u16, protocol: u8) -> Option<&EndpointOwners>;
+    /// The backend whose replies come from an endpoint: [`lb_common::hint::NOBODY`], its number, or
+    /// [`lb_common::hint::SHARED`] where several services share it, or ports are lent towards it.
+    fn endpoint<T: Tables>(tables: &T, address: Self::Address, port: u16, protocol: u8) -> u16;
+    /// All whose replies come from an endpoint.
+    fn owners<T: Tables>(tables: &T, address: Self::Address, port: u16, protocol: u8) -> Option<&EndpointOwners>;
     /// Route and neighbour for a packet of `length` bytes from `source` to `destination`.
     fn next_hop<T: Tables>(tables: &T, query: HopQuery<Self::Address>) -> Hop;
     /// For [`MissingNeighbour`].
@@ -59,6 +62,10 @@ pub enum Stage {
     Lend = LEND,
     /// [`crate::steps::share`].
     Share = SHARE,
+    /// [`crate::steps::unusual`].
+    Unusual = UNUSUAL,
+    /// [`crate::steps::balance`], without hints.
+    Crowded = CROWDED,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,8 +86,10 @@ pub trait Tables {
     fn hash_key(&self) -> &Self::Key;
     fn service_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&Service>;
     fn service_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&Service>;
-    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners>;
-    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners>;
+    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> u16;
+    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> u16;
+    fn owners_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners>;
+    fn owners_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners>;
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// The slot's encoding ([`lb_common::slot::Slot`]).
     fn slot(&self, service: u32, slot: u32) -> Option<u32>;
@@ -132,8 +141,13 @@ impl Family for lb_common::packet::ip::Ipv4 {
     }
 
     #[inline(always)]
-    fn endpoint<T: Tables>(tables: &T, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners> {
+    fn endpoint<T: Tables>(tables: &T, address: u32, port: u16, protocol: u8) -> u16 {
         tables.endpoint_v4(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn owners<T: Tables>(tables: &T, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners> {
+        tables.owners_v4(address, port, protocol)
     }
 
     #[inline(always)]
@@ -156,8 +170,13 @@ impl Family for lb_common::packet::ip::Ipv6 {
     }
 
     #[inline(always)]
-    fn endpoint<T: Tables>(tables: &T, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners> {
+    fn endpoint<T: Tables>(tables: &T, address: [u32; 4], port: u16, protocol: u8) -> u16 {
         tables.endpoint_v6(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn owners<T: Tables>(tables: &T, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners> {
+        tables.owners_v6(address, port, protocol)
     }
 
     #[inline(always)]

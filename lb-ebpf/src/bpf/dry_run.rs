@@ -14,7 +14,7 @@ use lb_ebpf::tables::{Stage, Tables};
 use super::maps::{Live, SecretKey};
 
 /// The same maps, read only: for questions instead of packets.
-pub(super) struct DryRun<H>(pub(super) Live<H>);
+pub(super) struct DryRun<H>(pub(super) Live<H, false>);
 
 impl<H: Hook> Tables for DryRun<H> {
     type Key = SecretKey;
@@ -41,13 +41,23 @@ impl<H: Hook> Tables for DryRun<H> {
     }
 
     #[inline(always)]
-    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners> {
+    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> u16 {
         self.0.endpoint_v4(address, port, protocol)
     }
 
     #[inline(always)]
-    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners> {
+    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> u16 {
         self.0.endpoint_v6(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn owners_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners> {
+        self.0.owners_v4(address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn owners_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners> {
+        self.0.owners_v6(address, port, protocol)
     }
 
     #[inline(always)]

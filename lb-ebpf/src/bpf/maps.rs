@@ -1,6 +1,7 @@
 //! The maps, and the tables that the steps see in them.
 //!
-//! One hash look-up for a VIP, a second one for a backend's reply; all else is arrays, indexed by what those returned.
+//! A hint leads to a VIP's service or to a backend, and only where hints are not unique does a hash look-up; all else is arrays,
+//! indexed by what those returned.
 
 use core::sync::atomic::AtomicUsize;
 
@@ -10,13 +11,14 @@ use aya_ebpf::macros::btf_map;
 use lb_common::allowance::{Allowance, Answer};
 use lb_common::client_hop::{ClientHop, ClientHops};
 use lb_common::counters::BackendCounters;
-use lb_common::filter::{self, Filter, Of, bit_v4, bit_v6};
 use lb_common::flow::{BUCKET_ENTRIES, Bucket};
 use lb_common::hash::{KEY_WORDS, Key};
+use lb_common::hint::{self, Hints, NOBODY, Of, SEVERAL, SHARED, place_v4, place_v6};
 use lb_common::limits::{EVENT_BYTES, MAX_SERVICE_ID, SLOTS, SLOTS_PER_BLOCK, slot_blocks};
 use lb_common::mapping::{self, BLOCK, Mapping};
 use lb_common::maps::{
     BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, EndpointOwners, KeyV4, KeyV6, Load, MissingNeighbour, Service, SlotBlock,
+    Vip,
 };
 use lb_common::reason::{REASON_CAPACITY, Reason};
 use lb_ebpf::hook::Hook;
@@ -40,7 +42,11 @@ static ENDPOINTS_V6: HashMap<KeyV6, EndpointOwners, 1024> = HashMap::new();
 
 /// By [`Of`], asked before the maps above.
 #[btf_map]
-static FILTERS: Array<Filter, { filter::FILTERS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+static HINTS: Array<Hints, { hint::KINDS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// By service number.
+#[btf_map]
+static SERVICES: Array<Vip, { MAX_SERVICE_ID as usize + 1 }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Mapped, because only then do values start on a page and each backend fills exactly one cache line. Load.
 #[btf_map]
@@ -132,9 +138,10 @@ pub(super) fn now() -> u32 {
     (jiffies >> constant(&TIME_SHIFT)) as u32
 }
 
+/// Whose answers come from an endpoint, as far as one number says it.
 #[inline(always)]
-fn may_have(of: Of, bit: u32) -> bool {
-    FILTERS.get(of as u32).is_some_and(|filter| filter.may_have(bit))
+fn sole(owners: Option<&EndpointOwners>) -> u16 {
+    owners.map_or(NOBODY, |owners| owners.sole().unwrap_or(SHARED))
 }
 
 pub(super) struct SecretKey;
@@ -162,10 +169,24 @@ fn compare_and_swap(place: &u64, old: u64, new: u64) -> bool {
     found == old
 }
 
-/// The maps as packets see them at a hook.
-pub(super) struct Live<H>(pub(super) H);
+/// The maps as packets see them at a hook. `HINTED`: services and backends are found by hints, and a packet whose hint is not unique
+/// goes on in the program that is without.
+pub(super) struct Live<H, const HINTED: bool>(pub(super) H);
 
-impl<H: Hook> Tables for Live<H> {
+impl<H: Hook, const HINTED: bool> Live<H, HINTED> {
+    /// Zero leads to an entry that is nobody's.
+    #[inline(always)]
+    fn hint(&self, of: Of, place: usize) -> u16 {
+        let hint = HINTS.get(of as u32).map_or(NOBODY, |hints| hints.at(place));
+        if hint == SEVERAL {
+            self.0.hand_over(Stage::Crowded);
+            return NOBODY;
+        }
+        hint
+    }
+}
+
+impl<H: Hook, const HINTED: bool> Tables for Live<H, HINTED> {
     type Key = SecretKey;
     type Hook = H;
 
@@ -181,37 +202,61 @@ impl<H: Hook> Tables for Live<H> {
 
     #[inline(always)]
     fn service_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&Service> {
-        if !may_have(Of::Services, bit_v4(address, port)) {
-            return None;
+        if !HINTED {
+            // SAFETY: elements of a preallocated hash map may be reused while they are read; a service that is being
+            // removed may then be taken for another for one packet, as with any update that races with a packet.
+            return unsafe { SERVICES_V4.get(&KeyV4 { address, port, protocol, zero: 0 }) };
         }
-        // SAFETY: elements of a preallocated hash map may be reused while they are read; a service that is being
-        // removed may then be taken for another for one packet, as with any update that races with a packet.
-        unsafe { SERVICES_V4.get(&KeyV4 { address, port, protocol, zero: 0 }) }
+        let vip = SERVICES.get(self.hint(Of::Services, place_v4(address, port, protocol)).into())?;
+        vip.is_v4(address, port, protocol).then_some(&vip.service)
     }
 
     #[inline(always)]
     fn service_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&Service> {
-        if !may_have(Of::Services, bit_v6(address, port)) {
-            return None;
+        if !HINTED {
+            // SAFETY: as above.
+            return unsafe { SERVICES_V6.get(&KeyV6 { address, port, protocol, zero: 0 }) };
         }
-        // SAFETY: as above.
-        unsafe { SERVICES_V6.get(&KeyV6 { address, port, protocol, zero: 0 }) }
+        let vip = SERVICES.get(self.hint(Of::Services, place_v6(address, port, protocol)).into())?;
+        vip.is_v6(address, port, protocol).then_some(&vip.service)
     }
 
     #[inline(always)]
-    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners> {
-        if !may_have(Of::Endpoints, bit_v4(address, port)) {
-            return None;
+    fn endpoint_v4(&self, address: u32, port: u16, protocol: u8) -> u16 {
+        if !HINTED {
+            return sole(self.owners_v4(address, port, protocol));
         }
+        match self.hint(Of::Endpoints, place_v4(address, port, protocol)) {
+            SHARED => SHARED,
+            id => match BACKENDS.get(id.into()) {
+                Some(backend) if backend.is_at_v4(address, port, protocol) => id,
+                _ => NOBODY,
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> u16 {
+        if !HINTED {
+            return sole(self.owners_v6(address, port, protocol));
+        }
+        match self.hint(Of::Endpoints, place_v6(address, port, protocol)) {
+            SHARED => SHARED,
+            id => match BACKENDS.get(id.into()) {
+                Some(backend) if backend.is_at_v6(address, port, protocol) => id,
+                _ => NOBODY,
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn owners_v4(&self, address: u32, port: u16, protocol: u8) -> Option<&EndpointOwners> {
         // SAFETY: as above.
         unsafe { ENDPOINTS_V4.get(&KeyV4 { address, port, protocol, zero: 0 }) }
     }
 
     #[inline(always)]
-    fn endpoint_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners> {
-        if !may_have(Of::Endpoints, bit_v6(address, port)) {
-            return None;
-        }
+    fn owners_v6(&self, address: [u32; 4], port: u16, protocol: u8) -> Option<&EndpointOwners> {
         // SAFETY: as above.
         unsafe { ENDPOINTS_V6.get(&KeyV6 { address, port, protocol, zero: 0 }) }
     }

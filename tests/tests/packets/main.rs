@@ -6,6 +6,7 @@ mod decap;
 mod errors;
 mod eviction;
 mod forwarding;
+mod hints;
 mod malformed;
 mod mutation;
 mod not_ours;

@@ -1,14 +1,14 @@
 //! Whose replies come from an endpoint: the list of its memberships in services, as the programs read it.
 
 use aya::maps::{HashMap, MapData};
-use lb_common::filter::Of;
+use lb_common::hint::{Of, SHARED};
 use lb_common::limits::MAX_MEMBERSHIPS;
 use lb_common::maps::{self, EndpointOwners};
 use zerocopy::transmute;
 
 use super::error::KernelError;
-use super::filters::Filters;
-use super::keys::{Key, key, keys, raw_v4, raw_v6};
+use super::hints::Hints;
+use super::keys::{Key, key, raw_v4, raw_v6};
 use super::pins::Pins;
 use super::tables::{gone, typed};
 use crate::model::pool::ServiceAddress;
@@ -41,22 +41,22 @@ impl Endpoints {
         endpoint: ServiceAddress,
         member: Member,
         recorded: impl Fn(u16) -> bool,
-        filters: &mut Filters,
+        hints: &mut Hints,
     ) -> Result<(), KernelError> {
         let old = self.numbers(endpoint);
         let new = joined(&old, member, recorded);
-        if new == old { Ok(()) } else { self.write(endpoint, &old, &new, filters) }
+        if new == old { Ok(()) } else { self.write(endpoint, &new, hints) }
     }
 
     pub(super) fn leave(
         &mut self,
         endpoint: ServiceAddress,
         number: u16,
-        filters: &mut Filters,
+        hints: &mut Hints,
     ) -> Result<(), KernelError> {
         let old = self.numbers(endpoint);
         let new: Vec<u16> = old.iter().copied().filter(|other| plain(*other) != number).collect();
-        if new == old { Ok(()) } else { self.write(endpoint, &old, &new, filters) }
+        if new == old { Ok(()) } else { self.write(endpoint, &new, hints) }
     }
 
     /// Another member that has a pool of ports.
@@ -65,9 +65,12 @@ impl Endpoints {
         numbers.filter(|number| number & EndpointOwners::HAS_PORTS != 0).map(plain).find(|number| *number != but)
     }
 
-    /// Every endpoint.
-    pub(super) fn keys(&self) -> Result<Vec<Key>, KernelError> {
-        keys(self.v4.keys(), self.v6.keys()).map_err(KernelError::map("endpoints"))
+    /// Every endpoint, with its hint.
+    pub(super) fn hints(&self) -> Result<Vec<(Key, u16)>, KernelError> {
+        let owners = |value: Value| -> EndpointOwners { transmute!(value) };
+        let v4 = self.v4.iter().map(|item| item.map(|(key, value)| (Key::V4(transmute!(key)), hint(owners(value)))));
+        let v6 = self.v6.iter().map(|item| item.map(|(key, value)| (Key::V6(transmute!(key)), hint(owners(value)))));
+        v4.chain(v6).collect::<Result<_, _>>().map_err(KernelError::map("endpoints"))
     }
 
     fn numbers(&self, endpoint: ServiceAddress) -> Vec<u16> {
@@ -79,35 +82,29 @@ impl Endpoints {
         owners.0.into_iter().take_while(|number| *number != 0).collect()
     }
 
-    fn write(
-        &mut self,
-        endpoint: ServiceAddress,
-        old: &[u16],
-        new: &[u16],
-        filters: &mut Filters,
-    ) -> Result<(), KernelError> {
+    fn write(&mut self, endpoint: ServiceAddress, new: &[u16], hints: &mut Hints) -> Result<(), KernelError> {
         let mut owners = EndpointOwners::default();
         owners.0.iter_mut().zip(new).for_each(|(place, number)| *place = *number);
         let value: Value = transmute!(owners);
         let key = key(endpoint);
         if new.is_empty() {
-            let was_there = match &key {
-                Key::V4(key) => gone(self.v4.remove(&raw_v4(*key)), maps::ENDPOINTS_V4)?,
-                Key::V6(key) => gone(self.v6.remove(&raw_v6(*key)), maps::ENDPOINTS_V6)?,
+            hints.leave(Of::Endpoints, &key);
+            return match &key {
+                Key::V4(key) => gone(self.v4.remove(&raw_v4(*key)), maps::ENDPOINTS_V4),
+                Key::V6(key) => gone(self.v6.remove(&raw_v6(*key)), maps::ENDPOINTS_V6),
             };
-            if was_there {
-                filters.leave(Of::Endpoints, &key);
-            }
-            return Ok(());
         }
-        if old.is_empty() {
-            filters.enter(Of::Endpoints, &key);
-        }
-        match key {
-            Key::V4(key) => self.v4.insert(raw_v4(key), value, 0).map_err(KernelError::map(maps::ENDPOINTS_V4)),
-            Key::V6(key) => self.v6.insert(raw_v6(key), value, 0).map_err(KernelError::map(maps::ENDPOINTS_V6)),
-        }
+        match &key {
+            Key::V4(key) => self.v4.insert(raw_v4(*key), value, 0).map_err(KernelError::map(maps::ENDPOINTS_V4)),
+            Key::V6(key) => self.v6.insert(raw_v6(*key), value, 0).map_err(KernelError::map(maps::ENDPOINTS_V6)),
+        }?;
+        hints.enter(Of::Endpoints, key, hint(owners));
+        Ok(())
     }
+}
+
+fn hint(owners: EndpointOwners) -> u16 {
+    owners.sole().unwrap_or(SHARED)
 }
 
 fn plain(number: u16) -> u16 {

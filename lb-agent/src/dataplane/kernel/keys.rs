@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use aya::maps::MapError;
 use lb_common::maps::{KeyV4, KeyV6};
 use lb_common::packet::ip::{TCP, UDP};
 use zerocopy::transmute;
@@ -11,6 +10,7 @@ use crate::model::config::Protocol;
 use crate::model::pool::ServiceAddress;
 
 /// Of a service or an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
     V4(KeyV4),
     V6(KeyV6),
@@ -61,14 +61,4 @@ pub(super) fn raw_v4(key: KeyV4) -> [u8; 8] {
 
 pub(super) fn raw_v6(key: KeyV6) -> [u8; 20] {
     transmute!(key)
-}
-
-/// Every key of a pair of maps.
-pub(super) fn keys(
-    v4: impl Iterator<Item = Result<[u8; 8], MapError>>,
-    v6: impl Iterator<Item = Result<[u8; 20], MapError>>,
-) -> Result<Vec<Key>, MapError> {
-    let v4 = v4.map(|key| Ok(Key::V4(transmute!(key?))));
-    let v6 = v6.map(|key| Ok(Key::V6(transmute!(key?))));
-    v4.chain(v6).collect()
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 /// The memory of an array map that was created with BPF_F_MMAPABLE. Unmapped when dropped.
 #[derive(Debug)]
@@ -48,6 +48,11 @@ impl Mapped {
         // SAFETY: `bytes` bytes are mapped for as long as `self` lives, page-aligned; everyone who shares them uses whole,
         // aligned words; any bit pattern is a value.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.bytes / 8) }
+    }
+
+    pub(super) fn words16(&self) -> &[AtomicU16] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.bytes / 2) }
     }
 
     pub(super) fn words32(&self) -> &[AtomicU32] {

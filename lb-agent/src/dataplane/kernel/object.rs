@@ -22,13 +22,30 @@ pub(super) const BALANCE_TC: &str = "balance_tc";
 pub(super) const ROUTE: &str = "route";
 pub(super) const CLOCK: &str = "clock";
 /// Those that a balancing program goes on in: the map, the place in it.
-const STAGES: [(&str, &str, u32); 4] = [
+const STAGES: [(&str, &str, u32); 8] = [
     ("lend", maps::STAGES, maps::LEND),
     ("share", maps::STAGES, maps::SHARE),
+    ("unusual", maps::STAGES, maps::UNUSUAL),
+    ("crowded", maps::STAGES, maps::CROWDED),
     ("lend_tc", maps::STAGES_TC, maps::LEND),
     ("share_tc", maps::STAGES_TC, maps::SHARE),
+    ("unusual_tc", maps::STAGES_TC, maps::UNUSUAL),
+    ("crowded_tc", maps::STAGES_TC, maps::CROWDED),
 ];
-const PROGRAMS: [&str; 8] = [BALANCE, BALANCE_TC, ROUTE, CLOCK, STAGES[0].0, STAGES[1].0, STAGES[2].0, STAGES[3].0];
+const PROGRAMS: [&str; 12] = [
+    BALANCE,
+    BALANCE_TC,
+    ROUTE,
+    CLOCK,
+    STAGES[0].0,
+    STAGES[1].0,
+    STAGES[2].0,
+    STAGES[3].0,
+    STAGES[4].0,
+    STAGES[5].0,
+    STAGES[6].0,
+    STAGES[7].0,
+];
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
 

@@ -9,9 +9,9 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError};
-use lb_common::filter::Of;
-use lb_common::limits::{SLOTS_PER_BLOCK, slot_blocks};
-use lb_common::maps::{self, BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, KeyV4, KeyV6, Load, Service, SlotBlock};
+use lb_common::hint::Of;
+use lb_common::limits::{MAX_SERVICE_ID, SLOTS_PER_BLOCK, slot_blocks};
+use lb_common::maps::{self, BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, KeyV4, KeyV6, Load, Service, SlotBlock, Vip};
 use lb_common::mode::{Forwarding, ServiceMode, Tracking};
 use lb_common::packet::ip::UDP;
 use lb_common::slot::Slot;
@@ -19,8 +19,8 @@ use zerocopy::transmute;
 
 use super::endpoints::{Endpoints, Member};
 use super::error::KernelError;
-use super::filters::Filters;
-use super::keys::{Key, from_words, key, keys, protocol_number, raw_v4, raw_v6, to_words, vip_of};
+use super::hints::Hints;
+use super::keys::{Key, from_words, key, protocol_number, raw_v4, raw_v6, to_words, vip_of};
 use super::mapped::Mapped;
 use super::pins::{Meta, Pins};
 use super::ports::Pools;
@@ -31,6 +31,16 @@ type Block = [u8; size_of::<SlotBlock>()];
 type ServiceMapV4 = HashMap<MapData, [u8; 8], [u8; 8]>;
 type ServiceMapV6 = HashMap<MapData, [u8; 20], [u8; 8]>;
 
+const VIP_WORDS: usize = size_of::<Vip>() / 8;
+/// No service has this number.
+const FREE: Vip = Vip {
+    address: [0; 4],
+    port: 0,
+    protocol: 0,
+    version: 0,
+    zero: 0,
+    service: Service { id: 0, mode: ServiceMode(0), slots: 0 },
+};
 const BACKEND_WORDS: usize = size_of::<Backend>() / 8;
 /// Word of a [`Backend`] that holds interface, service and flags.
 const FLAGS_WORD: usize = core::mem::offset_of!(Backend, ifindex) / 8;
@@ -54,7 +64,9 @@ pub struct Tables {
     services_v4: ServiceMapV4,
     services_v6: ServiceMapV6,
     endpoints: Endpoints,
-    filters: Filters,
+    hints: Hints,
+    /// By number, as the programs compare them.
+    vips: Mapped,
     pools: Pools,
     backends: Mapped,
     loads: Mapped,
@@ -75,10 +87,12 @@ impl Tables {
         let services_v4: ServiceMapV4 = typed(pins, maps::SERVICES_V4)?;
         let services_v6: ServiceMapV6 = typed(pins, maps::SERVICES_V6)?;
         let endpoints = Endpoints::open(pins)?;
-        let services = keys(services_v4.keys(), services_v6.keys()).map_err(KernelError::map("services"))?;
-        let filters = Filters::open(pins, &services, &endpoints.keys()?)?;
+        let services = hints_of(&services_v4, &services_v6).map_err(KernelError::map("services"))?;
+        let vips = pins.map_data(maps::SERVICES)?;
+        let vips = Mapped::new(vips.fd().as_fd(), (usize::from(MAX_SERVICE_ID) + 1) * size_of::<Vip>());
         Ok(Self {
-            filters,
+            hints: Hints::open(pins, &services, &endpoints.hints()?)?,
+            vips: vips.map_err(KernelError::io("map the services"))?,
             services_v4,
             services_v6,
             endpoints,
@@ -126,32 +140,36 @@ impl Tables {
         mode: ServiceMode,
     ) -> Result<(), KernelError> {
         self.slot_table(id, slots)?;
-        let value: [u8; 8] = transmute!(Service { id, mode, slots });
+        let service = Service { id, mode, slots };
+        let value: [u8; 8] = transmute!(service);
         let key = key(vip);
-        let is_new = match &key {
-            Key::V4(key) => self.services_v4.get(&raw_v4(*key), 0).is_err(),
-            Key::V6(key) => self.services_v6.get(&raw_v6(*key), 0).is_err(),
-        };
-        if is_new {
-            self.filters.enter(Of::Services, &key);
-        }
+        self.write_vip(id, vip_entry(key, service));
         match key {
             Key::V4(key) => self.services_v4.insert(raw_v4(key), value, 0).map_err(KernelError::map(maps::SERVICES_V4)),
             Key::V6(key) => self.services_v6.insert(raw_v6(key), value, 0).map_err(KernelError::map(maps::SERVICES_V6)),
-        }
+        }?;
+        self.hints.enter(Of::Services, key, id);
+        Ok(())
+    }
+
+    /// A packet that comes meanwhile finds the old service or the new one: what says which of them it is, its address, is written
+    /// only where that number has had no hint.
+    fn write_vip(&self, id: u16, vip: Vip) {
+        let new: [u64; VIP_WORDS] = transmute!(vip);
+        let place = &self.vips.words64()[usize::from(id) * VIP_WORDS..][..VIP_WORDS];
+        place.iter().zip(new).for_each(|(word, new)| word.store(new, Ordering::Release));
     }
 
     /// # Errors
     /// When the kernel refuses it; a service that is not there is no error.
     pub fn remove_service(&mut self, vip: ServiceAddress, id: u16) -> Result<(), KernelError> {
         let key = key(vip);
-        let was_there = match &key {
+        self.hints.leave(Of::Services, &key);
+        match &key {
             Key::V4(key) => gone(self.services_v4.remove(&raw_v4(*key)), maps::SERVICES_V4)?,
             Key::V6(key) => gone(self.services_v6.remove(&raw_v6(*key)), maps::SERVICES_V6)?,
-        };
-        if was_there {
-            self.filters.leave(Of::Services, &key);
         }
+        self.write_vip(id, FREE);
         self.mapped.remove(&id);
         // The empty inner map takes the place of the table, whose memory goes with its last reader.
         let empty = new_slot_table(1)?;
@@ -245,13 +263,13 @@ impl Tables {
         self.write_backend(id, encode(endpoint));
         if !endpoint.mode.forwarding().answers_pass() {
             // What the backend sends under its own address is its own. The service may have been of another kind before.
-            return self.endpoints.leave(own, id, &mut self.filters);
+            return self.endpoints.leave(own, id, &mut self.hints);
         }
         let recorded = endpoint.mode.tracking() == Tracking::Full;
         let member = Member { number: id, accepts_new: endpoint.accepts_new, recorded, has_ports };
         let backends = &self.backends;
         let is_recorded = |other| read_backend(backends, other).mode().tracking() == Tracking::Full;
-        self.endpoints.join(own, member, is_recorded, &mut self.filters)
+        self.endpoints.join(own, member, is_recorded, &mut self.hints)
     }
 
     /// Active flows as schedulers see them now.
@@ -273,7 +291,7 @@ impl Tables {
             return Ok(());
         };
         if let Some(own) = vip_of(known.address(), known.0.port, known.0.protocol) {
-            self.endpoints.leave(own, id, &mut self.filters)?;
+            self.endpoints.leave(own, id, &mut self.hints)?;
         }
         self.write_backend(id, Backend::default());
         self.pools.give_up(id)
@@ -406,6 +424,28 @@ fn encode(endpoint: &Endpoint) -> Backend {
     backend
 }
 
+fn vip_entry(key: Key, service: Service) -> Vip {
+    match key {
+        Key::V4(KeyV4 { address, port, protocol, zero: _ }) => {
+            Vip { address: [address, 0, 0, 0], port, protocol, version: 4, zero: 0, service }
+        }
+        Key::V6(KeyV6 { address, port, protocol, zero: _ }) => {
+            Vip { address, port, protocol, version: 6, zero: 0, service }
+        }
+    }
+}
+
+/// Every service's key, with its number for a hint.
+fn hints_of(v4: &ServiceMapV4, v6: &ServiceMapV6) -> Result<Vec<(Key, u16)>, MapError> {
+    let id = |value: [u8; 8]| {
+        let service: Service = transmute!(value);
+        service.id
+    };
+    let v4 = v4.iter().map(|item| item.map(|(key, value)| (Key::V4(transmute!(key)), id(value))));
+    let v6 = v6.iter().map(|item| item.map(|(key, value)| (Key::V6(transmute!(key)), id(value))));
+    v4.chain(v6).collect()
+}
+
 pub(super) fn map_entries(map: &MapData) -> Result<u32, KernelError> {
     Ok(map.info().map_err(KernelError::map(maps::SLOT_TABLES))?.max_entries())
 }
@@ -418,12 +458,11 @@ pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'stat
     T::try_from(pins.map(name)?).map_err(KernelError::map(name))
 }
 
-/// Whether something was there to be removed.
-pub(super) fn gone(result: Result<(), MapError>, name: &'static str) -> Result<bool, KernelError> {
+/// What was not there to be removed is no error.
+pub(super) fn gone(result: Result<(), MapError>, name: &'static str) -> Result<(), KernelError> {
     match result {
-        Ok(()) => Ok(true),
-        Err(MapError::KeyNotFound) => Ok(false),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         Err(error) => Err(KernelError::map(name)(error)),
     }
 }
