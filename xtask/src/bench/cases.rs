@@ -43,6 +43,8 @@ pub(super) enum Service {
     Dsr,
     Ipip,
     Gue,
+    /// Clients are lent ports of this host, so the backends answer those.
+    Snat,
 }
 
 /// Size of the flow table.
@@ -77,8 +79,21 @@ impl Table {
 }
 
 impl Service {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Transmit, Self::Redirect, Self::TransmitStable, Self::RedirectStable, Self::Dsr, Self::Ipip, Self::Gue];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Transmit,
+        Self::Redirect,
+        Self::TransmitStable,
+        Self::RedirectStable,
+        Self::Dsr,
+        Self::Ipip,
+        Self::Gue,
+        Self::Snat,
+    ];
+
+    /// Whether the backends' answers to clients themselves come by here.
+    pub(super) fn is_answered(self) -> bool {
+        self.forwarding() == Forwarding::Nat
+    }
 
     pub(super) fn is_redirected(self) -> bool {
         matches!(self, Self::Redirect | Self::RedirectStable)
@@ -90,7 +105,9 @@ impl Service {
 
     pub(super) fn mode(self) -> (ServiceMode, SlotState) {
         match self {
-            Self::Transmit | Self::Redirect => (ServiceMode::new(Tracking::Full, Forwarding::Nat), SlotState::Tracked),
+            Self::Transmit | Self::Redirect | Self::Snat => {
+                (ServiceMode::new(Tracking::Full, self.forwarding()), SlotState::Tracked)
+            }
             _ => (ServiceMode::new(Tracking::Minimal, self.forwarding()), SlotState::Stable),
         }
     }
@@ -104,6 +121,7 @@ impl Service {
             Self::Dsr => 84,
             Self::Ipip => 85,
             Self::Gue => 86,
+            Self::Snat => 87,
         }
     }
 
@@ -112,6 +130,7 @@ impl Service {
             Self::Dsr => Forwarding::Dsr,
             Self::Ipip => Forwarding::Ipip,
             Self::Gue => Forwarding::Gue,
+            Self::Snat => Forwarding::Snat,
             _ => Forwarding::Nat,
         }
     }
@@ -163,7 +182,7 @@ const fn udp(case: Case) -> Case {
     Case { protocol: Protocol::Udp, ..case }
 }
 
-pub(super) const ALL: [Case; 48] = [
+pub(super) const ALL: [Case; 52] = [
     Case { name: "not ours: passed on", ..BASE },
     requests("1 flow", 1),
     requests("4,096 flows", 4096),
@@ -212,6 +231,10 @@ pub(super) const ALL: [Case; 48] = [
     through(Service::Dsr, v6(requests("IPv6 dsr: 524,288 flows", MANY))),
     through(Service::Ipip, v6(requests("IPv6 ipip: 524,288 flows", MANY))),
     through(Service::Gue, v6(requests("IPv6 gue: 524,288 flows", MANY))),
+    through(Service::Snat, requests("snat: 1 flow", 1)),
+    through(Service::Snat, requests("snat: 4,096 flows", 4096)),
+    through(Service::Snat, udp(requests("snat: UDP: 4,096 flows", 4096))),
+    through(Service::Snat, v6(requests("IPv6 snat: 4,096 flows", 4096))),
 ];
 
 impl Case {

@@ -42,7 +42,7 @@ struct Entry {
     first_backend: u16,
 }
 
-const ENTRIES: u16 = 28;
+const ENTRIES: u16 = 32;
 
 /// Every service: kinds × families × protocols.
 fn entries() -> impl Iterator<Item = Entry> {
@@ -151,7 +151,7 @@ impl Plane {
             Traffic::NotOurs => Ok(()),
             Traffic::Requests { flows } | Traffic::Replies { flows } => {
                 let replies = self.establish(programs, entry, flows)?;
-                if !entry.service.forwarding().answers_pass() {
+                if !entry.service.is_answered() {
                     return Ok(());
                 }
                 let lost = u64::from(flows) / case.table.full_buckets();
@@ -169,8 +169,10 @@ impl Plane {
         let before = self.counted()?;
         let order = Order::Counted { first: 0 };
         let program = self.kernel.balance_fd()?;
-        programs.send(program, &entry.kind(Direction::Request, entry.vip(), false), order, flows)?;
-        for number in entry.backends().filter(|_| entry.service.forwarding().answers_pass()) {
+        // A port is lent to what opens a connection.
+        let opens = entry.service == Service::Snat;
+        programs.send(program, &entry.kind(Direction::Request, entry.vip(), opens), order, flows)?;
+        for number in entry.backends().filter(|_| entry.service.is_answered()) {
             let kind = entry.kind(Direction::Reply, entry.endpoint(number), false);
             programs.send(program, &kind, order, flows)?;
         }
@@ -220,7 +222,7 @@ impl Plane {
 
     /// Sends a datagram to the clients' router and waits until replies find it: the program asks the kernel's tables.
     pub(super) fn resolve_clients(&mut self, programs: &mut Programs) -> Result<()> {
-        let answering = |entry: &Entry| entry.protocol == Protocol::Tcp && entry.service.forwarding().answers_pass();
+        let answering = |entry: &Entry| entry.protocol == Protocol::Tcp && entry.service.is_answered();
         for entry in entries().filter(answering) {
             let name = format!("the kernel knows the clients' neighbour {}", entry.family.client());
             wait_until(&name, RESOLVE_LIMIT, || {
