@@ -16,6 +16,7 @@ pub mod decap;
 pub mod flow;
 pub mod hash;
 pub mod hint;
+pub mod latency;
 pub mod limits;
 pub mod mapping;
 pub mod maps;

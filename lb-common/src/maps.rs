@@ -9,7 +9,7 @@ use crate::limits::{MAX_BACKEND_ID, MAX_MEMBERSHIPS, SLOTS_PER_BLOCK};
 use crate::mode::ServiceMode;
 
 /// Goes up with every change of a key, a value, an encoding or the flow hash.
-pub const LAYOUT: u32 = 9;
+pub const LAYOUT: u32 = 10;
 
 pub const SERVICES_V4: &str = "SERVICES_V4";
 pub const SERVICES_V6: &str = "SERVICES_V6";
@@ -25,6 +25,8 @@ pub const CLIENT_HOPS: &str = "CLIENT_HOPS";
 pub const WANTED_HOPS: &str = "WANTED_HOPS";
 pub const LOADS: &str = "LOADS";
 pub const TURNS: &str = "TURNS";
+pub const SAMPLES: &str = "SAMPLES";
+pub const LATENCIES: &str = "LATENCIES";
 pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
 pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
 pub const STAGES: &str = "STAGES";
@@ -33,7 +35,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const ANSWERS: &str = "ANSWERS";
 
 /// Every map of the object, in the order in which they are pinned.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 22] = [
     SERVICES_V4,
     SERVICES_V6,
     ENDPOINTS_V4,
@@ -48,6 +50,8 @@ pub const ALL: [&str; 20] = [
     WANTED_HOPS,
     LOADS,
     TURNS,
+    SAMPLES,
+    LATENCIES,
     BACKEND_COUNTERS,
     REASON_COUNTERS,
     STAGES,
@@ -179,10 +183,18 @@ impl Backend {
     pub const ACCEPTS_NEW: u16 = 2;
     /// `address` is one of IPv6.
     pub const IPV6: u16 = 4;
+    /// Where in `flags` [`Backend::sampling`] begins.
+    pub const SAMPLING: u32 = 8;
 
     #[inline(always)]
     pub const fn mode(&self) -> ServiceMode {
         ServiceMode(self.mode as u16)
+    }
+
+    /// One flow in 2^n is measured ([`crate::latency::is_sampled`]).
+    #[inline(always)]
+    pub const fn sampling(&self) -> u32 {
+        (self.flags >> Self::SAMPLING) as u32
     }
 
     #[inline(always)]

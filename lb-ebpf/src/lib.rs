@@ -11,6 +11,7 @@ pub mod decap;
 pub mod forward;
 pub mod hook;
 pub mod icmp;
+mod measure;
 mod owner;
 pub mod packet;
 pub mod reply;

@@ -19,6 +19,7 @@ pub(crate) type Bucket = [u64; BUCKET_ENTRIES];
 pub(crate) struct Owner<'a> {
     pub(crate) id: u32,
     pub(crate) backend: &'a Backend,
+    pub(crate) hash: FlowHash,
     pub(crate) place: Option<(&'a Bucket, usize)>,
     pub(crate) borrower: Option<Borrower<'a>>,
 }
@@ -67,7 +68,7 @@ pub(crate) fn only<'a, H: Family, T: Tables>(
     let id = u32::from(id);
     let backend = tables.backend(id)?;
     let hash = hash::<H, T>(tables, backend, peer);
-    let owner = |place| Owner { id, backend, place, borrower: None };
+    let owner = |place| Owner { id, backend, hash, place, borrower: None };
     let tracking = backend.mode().tracking();
     let mut slot = Slot::default();
     if tracking != Tracking::Full && !recorded {

@@ -8,6 +8,7 @@ use lb_common::packet::transport::Transport;
 use lb_common::reason::Reason;
 
 use crate::hook::Hook as _;
+use crate::measure;
 use crate::owner::{self, Owner, Peer};
 use crate::packet::{Packet, Verdict, refuse};
 use crate::scheduler;
@@ -88,6 +89,7 @@ fn back<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, o
         }
     }
     count(tables, packet, owner.id);
+    measure::reply(tables, packet, owner.hash, owner.id as u16, owner.backend);
     let verdict = match hop {
         Hop::Found { ifindex, destination, source, .. } => {
             packet.ethernet.set_addresses(destination, source);

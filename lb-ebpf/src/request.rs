@@ -10,6 +10,7 @@ use lb_common::route::Route;
 use crate::answer;
 use crate::choice::{Choice, Flow, Source, choose};
 use crate::forward;
+use crate::measure;
 use crate::packet::{Packet, Verdict};
 use crate::snat;
 use crate::tables::{Family, Stage, Tables, flow_hash};
@@ -85,5 +86,6 @@ fn send<H: Family, P: Transport, T: Tables>(
         counters.packets += 1;
         counters.bytes += bytes;
     });
+    measure::request(tables, packet, flow.hash, choice.id, choice.backend);
     forward::send(tables, packet, service.mode.forwarding(), flow.hash, choice.backend)
 }

@@ -17,7 +17,7 @@ use crate::hook::Hook as _;
 use crate::owner::{self, Bucket, Owner, Peer};
 use crate::packet::{Packet, Verdict, refuse};
 use crate::tables::{Family, Tables};
-use crate::{answer, forward, request};
+use crate::{answer, forward, measure, request};
 
 /// What is known of a flow between client and VIP. Every field has a value also where nothing is known: of an option with all of
 /// them inside, the compiler would pass on registers that nobody has set, and the verifier refuses that.
@@ -118,7 +118,7 @@ fn to_backend<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H,
     // In one place, because what refuses a packet is inlined there.
     match packet.check().and_then(|()| lent::<H, P, T>(tables, packet, service, flow)) {
         // From here on the verifier need not know how the port was found.
-        Ok(lent) => send(tables, packet, Lent(tables.opaque(lent.0 as usize) as u32)),
+        Ok(lent) => send(tables, packet, flow, Lent(tables.opaque(lent.0 as usize) as u32)),
         Err(reason) => answer::refuse(tables, packet, reason),
     }
 }
@@ -163,10 +163,11 @@ impl Lent {
 }
 
 #[inline(always)]
-fn send<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, lent: Lent) -> Verdict {
+fn send<H: Family, P: Transport, T: Tables>(tables: &T, packet: &Packet<H, P>, flow: Flow, lent: Lent) -> Verdict {
     let Some(backend) = tables.backend(lent.id()) else {
         return refuse(tables, Reason::MapMiss);
     };
+    measure::request(tables, packet, flow.hash, lent.id() as u16, backend);
     let bytes = packet.frame.len() as u64;
     tables.count(lent.id(), |counters| {
         counters.packets += 1;
@@ -381,5 +382,5 @@ pub(crate) fn borrower<'a, H: Family, T: Tables>(
     let bucket = tables.bucket(hash.bucket(tables.bucket_mask()))?;
     let tag = mapping::port_tag(hash.tag(), number as u16);
     let place = flow::find(bucket, tag).map(|index| (bucket, tables.opaque(index)));
-    Some(Owner { id, backend, place, borrower: Some(borrower) })
+    Some(Owner { id, backend, hash, place, borrower: Some(borrower) })
 }

@@ -5,6 +5,7 @@ use lb_common::client_hop::ClientHop;
 use lb_common::counters::BackendCounters;
 use lb_common::flow::BUCKET_ENTRIES;
 use lb_common::hash::{FlowHash, Key};
+use lb_common::latency::{Kind, Sample};
 use lb_common::mapping::{BLOCK, Mapping};
 use lb_common::maps::{Backend, CROWDED, EndpointOwners, LEND, Load, MissingNeighbour, SHARE, Service, UNUSUAL};
 use lb_common::mode::ServiceMode;
@@ -118,6 +119,13 @@ pub trait Tables {
     fn lend(&self, mapping: &Mapping, address: [u32; 4], port: u16);
     /// This processor, and how many there are.
     fn processor(&self) -> (u32, u32);
+    /// What is waited for ([`lb_common::latency`]).
+    fn sample(&self, place: u32) -> Option<&Sample>;
+    fn set_sample(&self, place: &Sample, sample: Sample);
+    /// The kernel's clock, the dearest helper that is called here.
+    fn nanoseconds(&self) -> u64;
+    /// A backend has answered after so many nanoseconds.
+    fn took(&self, backend: u32, kind: Kind, nanoseconds: u64);
     /// Changes the counters of a backend.
     fn count(&self, backend: u32, change: impl FnOnce(&mut BackendCounters));
     fn count_reason(&self, reason: Reason);

@@ -146,6 +146,13 @@ impl<'lab> Agent<'lab> {
         serde_json::from_str(&answer.body).with_context(|| format!("reading the status: {}", answer.body))
     }
 
+    /// In Prometheus' text format.
+    pub fn metrics(&self) -> Result<String> {
+        let answer = self.get("/metrics")?;
+        ensure!(answer.status == 200, "/metrics answers {} {}", answer.status, answer.body);
+        Ok(answer.body)
+    }
+
     fn get(&self, path: &str) -> Result<http::Answer> {
         self.lab.balancer.tokio(|| async {
             let ask = async {

@@ -38,6 +38,14 @@ pub fn nginx(lab: &Lab, backend: &Backend) -> Result<Running> {
     start(backend, command, HTTP_PORT)
 }
 
+/// `lb-agent demo-backend` on the port of [`nginx`]: answers take `delay` on average, `sigma` being that of a lognormal distribution.
+pub fn demo_backend(backend: &Backend, delay: Duration, sigma: f64) -> Result<Running> {
+    let mut command = Command::new(crate::agent::binary()?);
+    command.args(["demo-backend", "--name", &backend.name, "--listen", &format!("0.0.0.0:{HTTP_PORT}")]);
+    command.args(["--delay", &format!("{}ms", delay.as_millis()), "--jitter", &sigma.to_string()]);
+    start(backend, command, HTTP_PORT)
+}
+
 fn nginx_config(dir: &Path, name: &str) -> String {
     let dir = dir.display();
     format!(

@@ -131,6 +131,8 @@ fn backend(name: &str, state: &str, reason: &str) -> view::Backend {
         active_flows: 1_200,
         since_seconds: 7_505.0,
         probe_ms: Some(1.234),
+        handshake: None,
+        first_byte: Some(view::Latency { p50_ms: 2.5, p95_ms: 7.25, p99_ms: 9.5 }),
         traffic: view::Traffic {
             packets: 12_345_678,
             bytes: 9_876_543_210,

@@ -41,7 +41,11 @@ pub(super) const BACKEND: &[Column<BackendRow>] = &[
     Column::exact("reply_packets", |row| Value::Count(row.backend.traffic.reply_packets)),
     Column::exact("reply_bytes", |row| Value::Count(row.backend.traffic.reply_bytes)),
     Column::exact("new_flows", |row| Value::Count(row.backend.traffic.new_flows)),
-    Column::new("probe_ms", "PROBE", |row| Value::Millis(row.backend.probe_ms)),
+    Column::exact("probe_ms", |row| Value::Millis(row.backend.probe_ms)),
+    Column::new("first_byte_p50_ms", "P50", |row| Value::Millis(row.backend.first_byte.map(|latency| latency.p50_ms))),
+    Column::new("first_byte_p99_ms", "P99", |row| Value::Millis(row.backend.first_byte.map(|latency| latency.p99_ms))),
+    Column::exact("handshake_p50_ms", |row| Value::Millis(row.backend.handshake.map(|latency| latency.p50_ms))),
+    Column::exact("handshake_p99_ms", |row| Value::Millis(row.backend.handshake.map(|latency| latency.p99_ms))),
     Column::new("since_seconds", "SINCE", |row| Value::Age(row.backend.since_seconds)),
     Column::new("reason", "REASON", |row| text(&row.backend.reason)),
 ];
@@ -51,9 +55,9 @@ pub(super) const UNDER_SERVICE: &[&str] = &["service"];
 /// The same on one screen with other services.
 pub(super) const ON_SCREEN: &[&str] = &["service", "address"];
 /// The same where there is room for neither addresses nor reasons; what matters of them is said below.
-pub(super) const ON_NARROW_SCREEN: &[&str] = &["service", "address", "reason"];
+pub(super) const ON_NARROW_SCREEN: &[&str] = &["service", "address", "reason", "first_byte_p50_ms"];
 /// What the lists leave out on a narrow terminal; `service show` has it.
-pub(super) const NARROW_BACKENDS: &[&str] = &["address", "reason"];
+pub(super) const NARROW_BACKENDS: &[&str] = &["address", "reason", "first_byte_p50_ms"];
 pub(super) const NARROW_SERVICES: &[&str] = &["forward", "scheduler", "tracking"];
 
 fn backends_up(service: &view::Service) -> usize {

@@ -66,6 +66,8 @@ fn backend(backend: &Backend, standing: &Standing, slot_count: u32, now: std::ti
         slot_share: f64::from(backend.slots) / f64::from(slot_count),
         active_flows: backend.flows,
         since_seconds: now.saturating_sub(standing.since).as_secs_f64(),
+        handshake: None,
+        first_byte: None,
         probe_ms: backend.last_probe.map(|latency| latency.as_secs_f64() * 1000.0),
         traffic: view::Traffic::default(),
     }

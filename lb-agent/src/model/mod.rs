@@ -6,6 +6,7 @@ pub mod admin;
 pub mod config;
 pub mod duration;
 pub mod hook;
+pub mod latency;
 pub mod pool;
 pub mod prefix;
 pub mod scenario;

@@ -84,7 +84,19 @@ pub struct Backend {
     pub since_seconds: f64,
     /// Latency of the last probe, milliseconds.
     pub probe_ms: Option<f64>,
+    /// From a client's SYN to the backend's answer, of the last seconds.
+    pub handshake: Option<Latency>,
+    /// From a request to the first byte of its answer, likewise.
+    pub first_byte: Option<Latency>,
     pub traffic: Traffic,
+}
+
+/// Of sampled flows, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    pub p50_ms: f64,
+    pub p95_ms: f64,
+    pub p99_ms: f64,
 }
 
 /// Totals since the counters were made, and rates over the last second.

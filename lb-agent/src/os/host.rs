@@ -5,8 +5,10 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::statfs::{FsType, statfs};
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
@@ -122,6 +124,12 @@ fn parse_cpu_list(list: &str) -> Option<u32> {
         let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
         count.checked_add(last.checked_sub(first)?.checked_add(1)?)
     })
+}
+
+/// CLOCK_MONOTONIC, which programs in the kernel read with `bpf_ktime_get_ns`.
+pub fn monotonic_nanoseconds() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

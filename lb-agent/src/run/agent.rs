@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use lb_common::latency::Kind;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -13,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::apply::Applied;
 use super::interfaces::Fit;
+use super::latency::{Latencies, sampling};
 use super::requests::Request;
 use super::saved::Store;
 use super::traffic::Meter;
@@ -23,11 +25,14 @@ use crate::health::{ProbeReport, Prober};
 use crate::model::config::{self, Config};
 use crate::model::hook::{Choice, after_refusal};
 use crate::model::view;
+use crate::os::host;
 use crate::os::links::LinkEvent;
 use crate::os::neighbours::{NeighbourEvent, Neighbours};
 
 /// How often flows are counted, counters read and the engine told the time.
 const TICK: Duration = Duration::from_secs(1);
+/// A SYN without an answer is sent again after a second (RFC 6298); who has not answered the third one will not, nanoseconds.
+const UNANSWERED: u64 = 3_000_000_000;
 /// How long a data plane of another layout goes on while this one learns which backends work.
 const SUCCESSION_LIMIT: Duration = Duration::from_secs(10);
 
@@ -66,6 +71,7 @@ pub(super) struct Agent {
     pub(super) started: Instant,
     pub(super) applied: Applied,
     pub(super) meter: Meter,
+    pub(super) latencies: Latencies,
     pub(super) flow_entries: u64,
     /// By backend number, where it has a pool of them.
     pub(super) lent_ports: BTreeMap<u16, u64>,
@@ -94,6 +100,7 @@ impl Agent {
             started: Instant::now(),
             applied,
             meter: Meter::default(),
+            latencies: Latencies::default(),
             flow_entries: 0,
             lent_ports: BTreeMap::new(),
             attachments: BTreeMap::new(),
@@ -221,7 +228,10 @@ impl Agent {
         self.lent_ports = self.kernel.lent_ports()?;
         for backend in self.applied.backends() {
             self.meter.read(now, backend, self.kernel.counters(backend)?);
+            self.measure(backend);
         }
+        let unanswered = self.kernel.unanswered(host::monotonic_nanoseconds(), UNANSWERED);
+        unanswered.into_iter().for_each(|backend| self.latencies.unanswered(backend));
         let counts = sweep.active.into_iter().filter_map(|(id, count)| Some((BackendId::new(id)?, count))).collect();
         let foreign = sweep.foreign.into_iter().filter_map(|(id, slots)| Some((ServiceId::new(id)?, slots))).collect();
         let effects = self.engine.handle(now, Event::FlowCounts(counts));
@@ -231,6 +241,16 @@ impl Agent {
         let effects = self.engine.handle(now, Event::Tick);
         self.apply_all(effects)?;
         self.succeed()
+    }
+
+    fn measure(&mut self, backend: u16) {
+        for kind in Kind::ALL {
+            if let Some(reading) = self.kernel.latencies(backend, kind) {
+                self.latencies.read(backend, kind, reading);
+            }
+        }
+        let shift = sampling(self.meter.traffic(backend).packets_per_second);
+        self.kernel.tables_mut().set_sampling(backend, shift);
     }
 
     /// An interface of ours that is made again gets its program again.

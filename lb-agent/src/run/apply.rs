@@ -90,6 +90,7 @@ impl Agent {
                 self.applied.backends.remove(&id.get());
                 self.applied.retired.insert(id.get());
                 self.meter.forget(id.get());
+                self.latencies.forget(id.get());
             }
             // Done by `apply_all`, which has the engine's answer to carry out.
             Effect::ForgetFlows(_) => {}

@@ -1,14 +1,18 @@
 //! The metrics in Prometheus' text format, made from the maps and the engine when they are asked for.
 
-use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder, text};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, LabelSetEncoder, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use super::agent::Agent;
 use crate::engine::ServiceStatus;
+use crate::model::latency::Histogram;
 use lb_common::counters::BackendCounters;
+use lb_common::latency::Kind;
 use lb_common::reason::Outcome;
 
 /// A bounded set of labels: names come from the configuration, values from what is configured.
@@ -62,7 +66,39 @@ fn traffic(agent: &Agent, registry: &mut Registry) {
     registry.register("bytes", "Bytes of the frames forwarded", bytes);
     registry.register("new_flows", "Flows given to a backend", new_flows);
     registry.register("backend_resets", "Resets that backends sent", resets);
+    latencies(agent, registry);
     registry.register("flow_evictions", "Flow entries that made room for others", evictions);
+}
+
+/// What the programs have measured of sampled flows, by backend and kind.
+#[derive(Debug)]
+struct Latencies(Vec<(Labels, Histogram)>);
+
+impl Collector for Latencies {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (name, help) = ("backend_latency", "From a client's packet to the backend's answer, of sampled flows");
+        let mut metric = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (labels, histogram) in &self.0 {
+            let buckets = histogram.doublings();
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            metric.encode_family(labels)?.encode_histogram::<Labels>(histogram.sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+fn latencies(agent: &Agent, registry: &mut Registry) {
+    let mut found = Vec::new();
+    let unanswered = Counts::default();
+    for (labels, id, _) in backends(&agent.services()) {
+        for kind in Kind::ALL {
+            let total = agent.latencies.total(id, kind).cloned().unwrap_or_default();
+            found.push((with(&labels, "kind", kind.name()), total));
+        }
+        unanswered.get_or_create(&labels).inc_by(agent.latencies.unanswered_by(id));
+    }
+    registry.register_collector(Box::new(Latencies(found)));
+    registry.register("backend_unanswered_handshakes", "Handshakes of sampled flows without an answer", unanswered);
 }
 
 fn states(agent: &Agent, registry: &mut Registry) {

@@ -6,6 +6,7 @@ mod apply;
 mod control;
 mod errors;
 mod interfaces;
+mod latency;
 mod metrics;
 mod mode;
 mod requests;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lb_common::latency::Kind;
 use lb_common::limits::SLOTS;
 use lb_common::mode::ServiceMode;
 use lb_common::reason::Outcome;
@@ -42,6 +43,8 @@ impl Agent {
         for service in &mut services {
             for (backend, id) in service.view.backends.iter_mut().zip(&service.backend_ids) {
                 backend.traffic = self.meter.traffic(id.get());
+                backend.handshake = self.latencies.recent(id.get(), Kind::Handshake);
+                backend.first_byte = self.latencies.recent(id.get(), Kind::FirstByte);
             }
             service.view.traffic = traffic::sum(service.view.backends.iter().map(|backend| backend.traffic));
         }

@@ -4,6 +4,7 @@ use lb_common::allowance::Answer;
 use lb_common::client_hop::ClientHop;
 use lb_common::counters::BackendCounters;
 use lb_common::flow::BUCKET_ENTRIES;
+use lb_common::latency::{Kind, Sample};
 use lb_common::mapping::{BLOCK, Mapping};
 use lb_common::maps::{Backend, EndpointOwners, Load, MissingNeighbour, Service};
 use lb_common::reason::Reason;
@@ -139,6 +140,22 @@ impl<H: Hook> Tables for DryRun<H> {
     fn hand_over(&self, _: Stage) -> Verdict {
         Verdict::Pass
     }
+
+    #[inline(always)]
+    fn sample(&self, _: u32) -> Option<&Sample> {
+        None
+    }
+
+    #[inline(always)]
+    fn set_sample(&self, _: &Sample, _: Sample) {}
+
+    #[inline(always)]
+    fn nanoseconds(&self) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn took(&self, _: u32, _: Kind, _: u64) {}
 
     #[inline(always)]
     fn count(&self, _: u32, _: impl FnOnce(&mut BackendCounters)) {}

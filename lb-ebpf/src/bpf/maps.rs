@@ -6,7 +6,7 @@
 use core::sync::atomic::AtomicUsize;
 
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use lb_common::allowance::{Allowance, Answer};
 use lb_common::client_hop::{ClientHop, ClientHops};
@@ -14,6 +14,7 @@ use lb_common::counters::BackendCounters;
 use lb_common::flow::{BUCKET_ENTRIES, Bucket};
 use lb_common::hash::{KEY_WORDS, Key};
 use lb_common::hint::{self, Hints, NOBODY, Of, SEVERAL, SHARED, place_v4, place_v6};
+use lb_common::latency::{self, Kind, Latencies, Sample};
 use lb_common::limits::{EVENT_BYTES, MAX_SERVICE_ID, SLOTS, SLOTS_PER_BLOCK, slot_blocks};
 use lb_common::mapping::{self, BLOCK, Mapping};
 use lb_common::maps::{
@@ -82,6 +83,14 @@ static LOADS: Array<Load, 1024, { BPF_F_MMAPABLE as usize }> = Array::new();
 /// By service, the slot that is next.
 #[btf_map]
 static TURNS: PerCpuArray<u32, { MAX_SERVICE_ID as usize + 1 }> = PerCpuArray::new();
+
+/// Flows whose backend has yet to answer.
+#[btf_map]
+static SAMPLES: Array<Sample, { latency::SAMPLES }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// By backend. Load.
+#[btf_map]
+static LATENCIES: Array<Latencies, 1024, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Load.
 #[btf_map]
@@ -372,6 +381,45 @@ impl<H: Hook, const HINTED: bool> Tables for Live<H, HINTED> {
     fn hand_over(&self, stage: Stage) -> Verdict {
         self.0.hand_over(stage);
         refuse(self, Reason::MapMiss)
+    }
+
+    #[inline(always)]
+    fn sample(&self, place: u32) -> Option<&Sample> {
+        SAMPLES.get(place)
+    }
+
+    #[inline(always)]
+    fn set_sample(&self, place: &Sample, sample: Sample) {
+        let place = core::ptr::from_ref(place).cast_mut();
+        // SAFETY: words of a map that programs may write. Another processor may come between the two; then one sample is wrong, or
+        // none.
+        unsafe {
+            (&raw mut (*place).since).write_volatile(sample.since);
+            (&raw mut (*place).awaited).write_volatile(sample.awaited);
+        }
+    }
+
+    #[inline(always)]
+    fn nanoseconds(&self) -> u64 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn took(&self, backend: u32, kind: Kind, nanoseconds: u64) {
+        let Some(latencies) = LATENCIES.get(backend) else { return };
+        let kind = kind as usize;
+        let bucket = self.opaque(latency::bucket(nanoseconds));
+        if bucket >= latency::BUCKETS {
+            return;
+        }
+        let count = (&raw const latencies.counts[kind][bucket]).cast_mut();
+        let sum = (&raw const latencies.sums[kind]).cast_mut();
+        // SAFETY: words of a map that programs may write, each read and written whole.
+        unsafe {
+            count.write_volatile(count.read_volatile().wrapping_add(1));
+            sum.write_volatile(sum.read_volatile().wrapping_add(nanoseconds));
+        }
     }
 
     #[inline(always)]

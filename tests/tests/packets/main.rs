@@ -7,6 +7,7 @@ mod errors;
 mod eviction;
 mod forwarding;
 mod hints;
+mod latency;
 mod malformed;
 mod mutation;
 mod not_ours;

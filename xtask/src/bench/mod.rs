@@ -6,6 +6,7 @@
 
 mod cases;
 mod figures;
+mod latency;
 mod live;
 mod packets;
 mod plane;
@@ -50,6 +51,7 @@ enum Kind {
     /// Nanoseconds per packet, beside floors
     Packets(Options),
     Live(live::Options),
+    Latency(latency::Options),
 }
 
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
@@ -57,6 +59,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         None => packets(&args.packets),
         Some(Kind::Packets(options)) => packets(options),
         Some(Kind::Live(options)) => live::run(options),
+        Some(Kind::Latency(options)) => latency::run(options),
     }
 }
 

@@ -40,6 +40,7 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be written.
     pub fn clear_counters(&mut self, backend: u16) -> Result<(), KernelError> {
+        self.clear_latencies(backend);
         let cpus = aya::util::nr_cpus().map_err(|(what, error)| KernelError::io(what)(error))?;
         let zero = aya::maps::PerCpuValues::try_from(vec![[0; size_of::<BackendCounters>()]; cpus])
             .map_err(KernelError::io("count the CPUs"))?;

@@ -14,6 +14,7 @@ mod events;
 mod flows;
 mod hints;
 mod keys;
+mod latencies;
 mod mapped;
 mod object;
 mod pins;
@@ -51,6 +52,7 @@ pub struct Kernel {
     flows: flows::Flows,
     client_hops: client_hops::Hops,
     counters: counters::Maps,
+    latencies: latencies::Maps,
     /// Whether what was found in place was taken over.
     adopted: bool,
 }
@@ -88,6 +90,7 @@ impl Kernel {
             flows: flows::Flows::open(&pins, &meta)?,
             client_hops: client_hops::Hops::open(&pins)?,
             counters: counters::Maps::open(&pins)?,
+            latencies: latencies::Maps::open(&pins, &meta)?,
             pins,
             meta,
             adopted,

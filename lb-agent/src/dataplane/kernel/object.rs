@@ -131,8 +131,15 @@ pub(super) fn load(meta: &Meta, onto: Option<&Pins>) -> Result<Ebpf, KernelError
         .override_global(maps::PORTS, &ports, true)
         .override_global(maps::PROCESSORS, &processors, true)
         .map_max_entries(maps::FLOWS, buckets);
-    let by_backend =
-        [maps::BACKENDS, maps::LOADS, maps::BACKEND_COUNTERS, maps::ENDPOINTS_V4, maps::ENDPOINTS_V6, maps::PORT_POOLS];
+    let by_backend = [
+        maps::BACKENDS,
+        maps::LATENCIES,
+        maps::LOADS,
+        maps::BACKEND_COUNTERS,
+        maps::ENDPOINTS_V4,
+        maps::ENDPOINTS_V6,
+        maps::PORT_POOLS,
+    ];
     for name in by_backend {
         loader.map_max_entries(name, meta.backend_capacity);
     }

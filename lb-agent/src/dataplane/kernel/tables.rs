@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError};
 use lb_common::hint::Of;
+use lb_common::latency::{DEFAULT_SHIFT, MAX_SHIFT};
 use lb_common::limits::{MAX_SERVICE_ID, SLOTS_PER_BLOCK, slot_blocks};
 use lb_common::maps::{self, BPF_F_INNER_MAP, BPF_F_MMAPABLE, Backend, KeyV4, KeyV6, Load, Service, SlotBlock, Vip};
 use lb_common::mode::{Forwarding, ServiceMode, Tracking};
@@ -76,6 +77,8 @@ pub struct Tables {
     /// Slot tables by service, mapped when first written.
     mapped: Index<u16, Mapped>,
     capacity: u32,
+    /// By backend, one flow in 2^n that is measured.
+    sampling: Vec<u8>,
 }
 
 impl Tables {
@@ -103,6 +106,7 @@ impl Tables {
             slot_table_maps: typed(pins, maps::SLOT_TABLES)?,
             mapped: Index::new(),
             capacity: meta.backend_capacity,
+            sampling: vec![DEFAULT_SHIFT as u8; meta.backend_capacity as usize],
         })
     }
 
@@ -260,7 +264,9 @@ impl Tables {
             Some(source) => self.pools.provide(id, source, self.endpoints.with_ports(own, id))?,
             None => {}
         }
-        self.write_backend(id, encode(endpoint));
+        let mut backend = encode(endpoint);
+        backend.flags |= u16::from(self.sampling[usize::from(id)]) << Backend::SAMPLING;
+        self.write_backend(id, backend);
         if !endpoint.mode.forwarding().answers_pass() {
             // What the backend sends under its own address is its own. The service may have been of another kind before.
             return self.endpoints.leave(own, id, &mut self.hints);
@@ -270,6 +276,17 @@ impl Tables {
         let backends = &self.backends;
         let is_recorded = |other| read_backend(backends, other).mode().tracking() == Tracking::Full;
         self.endpoints.join(own, member, is_recorded, &mut self.hints)
+    }
+
+    /// Of the backend's flows one in 2^`shift` is measured from here on.
+    pub fn set_sampling(&mut self, id: u16, shift: u32) {
+        let Some(known) = self.sampling.get_mut(usize::from(id)) else { return };
+        let shift = shift.min(MAX_SHIFT) as u8;
+        if std::mem::replace(known, shift) != shift {
+            let mut backend = read_backend(&self.backends, id);
+            backend.flags = backend.flags & ((1 << Backend::SAMPLING) - 1) | u16::from(shift) << Backend::SAMPLING;
+            self.write_backend(id, backend);
+        }
     }
 
     /// Active flows as schedulers see them now.
